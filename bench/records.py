@@ -1,0 +1,271 @@
+"""The files of a run folder: what is in each, how it is written and read. Standard library and pydantic.
+
+    RUN/plan.json                  Plan: every unit that the run is to have
+    RUN/environment.json           Environment: the machine and the code
+    RUN/suite.toml                 the suite as it was given
+    RUN/units/UNIT/spec.json       UnitSpec
+    RUN/units/UNIT/records.jsonl   Record, one a line: an outcome, raw and unrounded
+    RUN/units/UNIT/stages.jsonl    StageRow, one a line: a call of a stage
+    RUN/units/UNIT/unit.json       UnitSummary: where the process's time went
+    RUN/units/UNIT/artifacts/      stage results, KEY.safetensors
+    RUN/units/UNIT/log.txt         what the worker printed
+
+A unit is worked on in UNIT.part and renamed when it is whole, so it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+# 1: the first.
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "oom", "nan", "error", "killed", "timeout"]
+Setting = str | int | float | bool | None | tuple[int, ...]
+
+PLAN, ENVIRONMENT, SUITE = "plan.json", "environment.json", "suite.toml"
+SPEC, RECORDS, STAGES, SUMMARY = "spec.json", "records.jsonl", "stages.jsonl", "unit.json"
+UNITS, ARTIFACTS, LOG, PROGRESS = "units", "artifacts", "log.txt", "progress"
+UNFINISHED = ".part"
+
+
+class UserError(Exception):
+    """Something the user can mend, in one line: told without a traceback, exit status 2."""
+
+
+class Row(BaseModel):
+    """Base of everything stored. NaN and infinity are stored as strings: JSON knows neither."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+
+
+class Case(Row):
+    """One outcome that is asked for: the settings that make it, all of them, by their field."""
+
+    case_id: str
+    repeat: int
+    seed: int
+    settings: dict[str, Setting]
+
+
+class UnitSpec(Row):
+    """What one process is to do: a training run with its outcomes, or the priors some runs share."""
+
+    unit: str
+    kind: Literal["priors", "train"]
+    images: str
+    device: str
+    cases: tuple[Case, ...]
+    # Units whose artifacts this one loads.
+    needs: tuple[str, ...] = ()
+    # Iterations of its loops, for the display of progress.
+    num_steps: int
+    keep_checkpoints: bool = False
+
+
+class Plan(Row):
+    suite: str
+    title: str
+    about: str
+    command: str
+    created: str
+    seed: int
+    device: str
+    images: str
+    images_sha256: str
+    # In the order in which they run.
+    units: tuple[UnitSpec, ...]
+
+
+class Environment(Row):
+    """Identity: what would make another run's figures incomparable."""
+
+    device: str
+    device_name: str
+    driver: str | None
+    cpu: str
+    cpu_count: int
+    memory_bytes: int
+    os: str
+    python: str
+    packages: dict[str, str]
+    num_threads: int
+    flags: dict[str, bool | str]
+    commit: str | None
+    subject: str | None
+    dirty: bool | None
+    source_sha256: str
+    source_file: str
+
+
+class StageRow(Row):
+    """One call of a stage. What was reused carries the cost of making it in the row it names."""
+
+    key: str
+    function: str
+    parents: tuple[str, ...]
+    unit: str
+    # False: the result came from a unit that this one needs, and the figures are empty.
+    executed: bool
+    seconds: float | None = None
+    # Between device events around the stage, on CUDA.
+    device_seconds: float | None = None
+    step_seconds: tuple[float, ...] = ()
+    # The part of each step spent waiting for its item (for training: the batch).
+    data_wait_seconds: tuple[float, ...] = ()
+    # None where the machine does not tell.
+    host_peak_bytes: int | None = None
+    device_peak_allocated_bytes: int | None = None
+    device_peak_reserved_bytes: int | None = None
+    artifact_sha256: str | None = None
+
+
+class Record(Row):
+    """One outcome, or the failure to get it."""
+
+    case_id: str
+    repeat: int
+    seed: int
+    unit: str
+    status: Status
+    error: str | None = None
+    settings: dict[str, Setting]
+    scores: dict[str, float] = {}
+    # Keys of the stage results that hold the samples and the start images; None for pure noise.
+    samples: str | None = None
+    # Keys of every stage that the scores rest on: the case's bill.
+    stages: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class UnitSummary(Row):
+    """Where a process's time went: its stages, and everything else by name."""
+
+    unit: str
+    process_seconds: float
+    overhead_seconds: dict[str, float]
+    started: str
+    load_average: float | None
+
+
+Stored = TypeVar("Stored", bound=Row)
+
+
+def write(path: Path, row: Row) -> None:
+    """One row as a file, there whole or not at all."""
+    unfinished = path.with_name(path.name + UNFINISHED)
+    with unfinished.open("w", encoding="utf-8") as stream:
+        stream.write(row.model_dump_json(indent=1) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    unfinished.replace(path)
+
+
+def append(path: Path, rows: Iterable[Row]) -> None:
+    """Rows as lines at the end of a file, on the disk when this returns."""
+    with path.open("a", encoding="utf-8") as stream:
+        stream.writelines(row.model_dump_json() + "\n" for row in rows)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read(path: Path, kind: type[Stored]) -> Stored:
+    """Raises UserError, naming the file, if it is missing or not what it should be."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except ValidationError as error:
+        raise UserError(f"{path}: {_first_error(error)}") from error
+
+
+def read_lines(path: Path, kind: type[Stored]) -> list[Stored]:
+    """Raises UserError, naming the file and the line, if one is not what it should be."""
+    rows = []
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(kind.model_validate_json(line))
+        except ValidationError as error:
+            raise UserError(f"{path}, line {number}: {_first_error(error)}") from error
+    return rows
+
+
+def _first_error(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
+
+
+def finish_unit(unfinished: Path) -> None:
+    """UNIT.part -> UNIT, on the disk when this returns."""
+    unfinished.rename(unfinished.with_suffix(""))
+    directory = os.open(unfinished.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Raises UserError if `folder` is no run folder."""
+        if not (folder / PLAN).is_file():
+            raise UserError(f"run must be a run folder (with {PLAN}), got {str(folder)!r}")
+        return cls(folder)
+
+    @cached_property
+    def plan(self) -> Plan:
+        return read(self.folder / PLAN, Plan)
+
+    @cached_property
+    def environment(self) -> Environment:
+        return read(self.folder / ENVIRONMENT, Environment)
+
+    def unit_folder(self, unit: str) -> Path:
+        return self.folder / UNITS / unit
+
+    def is_done(self, spec: UnitSpec) -> bool:
+        return self.unit_folder(spec.unit).is_dir()
+
+    def done(self) -> Iterator[UnitSpec]:
+        """The units that are whole, in the plan's order."""
+        return (spec for spec in self.plan.units if self.is_done(spec))
+
+    def records(self) -> list[Record]:
+        return self._lines(RECORDS, Record)
+
+    def stage_rows(self) -> list[StageRow]:
+        return self._lines(STAGES, StageRow)
+
+    def summaries(self) -> list[UnitSummary]:
+        return [
+            read(path, UnitSummary)
+            for spec in self.done()
+            if (path := self.unit_folder(spec.unit) / SUMMARY).exists()
+        ]
+
+    def _lines(self, name: str, kind: type[Stored]) -> list[Stored]:
+        return [
+            row
+            for spec in self.done()
+            if (path := self.unit_folder(spec.unit) / name).exists()
+            for row in read_lines(path, kind)
+        ]
