@@ -16,6 +16,7 @@ A unit is worked on in UNIT.part and renamed when it is whole, so it is there wh
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +35,7 @@ PLAN, ENVIRONMENT, SUITE = "plan.json", "environment.json", "suite.toml"
 SPEC, RECORDS, STAGES, SUMMARY = "spec.json", "records.jsonl", "stages.jsonl", "unit.json"
 UNITS, ARTIFACTS, LOG, PROGRESS = "units", "artifacts", "log.txt", "progress"
 UNFINISHED = ".part"
+PROGRESS_FORMAT = struct.Struct("<Q")
 
 
 class UserError(Exception):
@@ -91,6 +93,7 @@ class Environment(Row):
 
     device: str
     device_name: str
+    device_count: int
     driver: str | None
     cpu: str
     cpu_count: int
@@ -148,13 +151,16 @@ class Record(Row):
 
 
 class UnitSummary(Row):
-    """Where a process's time went: its stages, and everything else by name."""
+    """How a unit ended, and where its process's time went: its stages, and all else by name."""
 
     unit: str
-    process_seconds: float
-    overhead_seconds: dict[str, float]
-    started: str
-    load_average: float | None
+    status: Status
+    error: str | None = None
+    # Empty for a process that did not live to say.
+    process_seconds: float | None = None
+    overhead_seconds: dict[str, float] = {}
+    started: str | None = None
+    load_average: float | None = None
 
 
 Stored = TypeVar("Stored", bound=Row)
@@ -208,6 +214,35 @@ def _first_error(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
 
 
+def read_progress(unfinished: Path) -> int:
+    """The steps that a worker has counted so far; 0 if it has not begun."""
+    try:
+        return int(PROGRESS_FORMAT.unpack((unfinished / PROGRESS).read_bytes())[0])
+    except (FileNotFoundError, struct.error):
+        return 0
+
+
+def record_failure(unfinished: Path, spec: UnitSpec, status: Status, error: str) -> None:
+    """Adds a record of failure for each case of a unit that has no record yet."""
+    path = unfinished / RECORDS
+    there = {record.case_id for record in read_lines(path, Record)} if path.exists() else set()
+    failures = [
+        Record(
+            case_id=case.case_id,
+            repeat=case.repeat,
+            seed=case.seed,
+            unit=spec.unit,
+            status=status,
+            error=error,
+            settings=case.settings,
+        )
+        for case in spec.cases
+        if case.case_id not in there
+    ]
+    if spec.kind == "train":
+        append(path, failures)
+
+
 def finish_unit(unfinished: Path) -> None:
     """UNIT.part -> UNIT, on the disk when this returns."""
     unfinished.rename(unfinished.with_suffix(""))
@@ -255,11 +290,21 @@ class Run:
     def stage_rows(self) -> list[StageRow]:
         return self._lines(STAGES, StageRow)
 
+    def summary(self, unit: str) -> UnitSummary:
+        return read(self.unit_folder(unit) / SUMMARY, UnitSummary)
+
     def summaries(self) -> list[UnitSummary]:
+        return [self.summary(spec.unit) for spec in self.done()]
+
+    def missing(self) -> list[Case]:
+        """The cases that have no record yet."""
+        there = {(record.case_id, record.repeat) for record in self.records()}
         return [
-            read(path, UnitSummary)
-            for spec in self.done()
-            if (path := self.unit_folder(spec.unit) / SUMMARY).exists()
+            case
+            for spec in self.plan.units
+            if spec.kind == "train"
+            for case in spec.cases
+            if (case.case_id, case.repeat) not in there
         ]
 
     def _lines(self, name: str, kind: type[Stored]) -> list[Stored]:

@@ -26,7 +26,16 @@ from typing import Any, cast, get_origin, get_type_hints
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from bench.records import Case, Setting, UnitSpec, UserError
-from dipddpm.config import OutcomeConfig, PipelineConfig, SamplingConfig
+from dipddpm.config import (
+    MADE_OF_PRIORS,
+    DataConfig,
+    DIPConfig,
+    OutcomeConfig,
+    PipelineConfig,
+    RestorationConfig,
+    SamplingConfig,
+    UNetConfig,
+)
 from dipddpm.sources import OBJECTS, ImageSource
 
 SUITES = Path(__file__).parent / "suites"
@@ -118,7 +127,9 @@ def outcome_config(case: Case) -> OutcomeConfig:
     return _build(OutcomeConfig, case.settings)
 
 
-def units(suite: Suite, source: ImageSource, *, seed: int, device: str, **options: bool) -> list[UnitSpec]:
+def units(
+    suite: Suite, source: ImageSource, *, seed: int, device: str, keep_checkpoints: bool = False
+) -> list[UnitSpec]:
     """The units of a suite in the order in which they run: priors first, then training runs.
 
     Within a wave the order is random, so that no arm has the machine's better hour.
@@ -127,42 +138,30 @@ def units(suite: Suite, source: ImageSource, *, seed: int, device: str, **option
     groups: dict[str, list[Case]] = {}
     for case in suite.cases:
         groups.setdefault(_training_run(case), []).append(case)
-    priors: dict[str, UnitSpec] = {}
-    training = []
+    priors: dict[str, dict[str, Case]] = {}
     for group in groups.values():
-        cases = tuple(group)
-        config = pipeline_config(cases)
+        data = pipeline_config(tuple(group)).data
         try:
-            source.check_enough(config.data.num_images, config.data.num_held_out)
+            source.check_enough(data.num_images, data.num_held_out)
         except ValueError as error:
             raise UserError(f"{suite.name}: {error}") from error
-        needs = []
-        for shared in _shared_priors(config, cases):
-            spec = _unit("priors", shared, suite.images, device, **options)
-            key = _digest([_prior_identity(shared[0])])
-            there = priors.get(key)
-            if there is not None:
-                merged = tuple({case.case_id: case for case in (*there.cases, *shared)}.values())
-                spec = _unit("priors", merged, suite.images, device, **options)
-            priors[key] = spec
-            needs.append(key)
-        training.append((cases, needs))
-    training_units = [
-        _unit(
-            "train",
-            cases,
-            suite.images,
-            device,
-            needs=tuple(priors[key].unit for key in needs),
-            **options,
-        )
-        for cases, needs in training
+        for key, wanted in _priors_of(tuple(group)):
+            priors.setdefault(key, {})[wanted.case_id] = wanted
+
+    given = {"images": suite.images, "device": device, "keep_checkpoints": keep_checkpoints}
+    priors_units = {
+        key: _priors_unit(tuple(cases.values()), **given) for key, cases in priors.items()
+    }
+    train_units = []
+    for group in groups.values():
+        keys = dict(_priors_of(tuple(group)))
+        needs = tuple(priors_units[key].unit for key in keys)
+        train_units.append(_train_unit(tuple(group), needs, **given))
+    order = random.Random(seed)
+    return [
+        *order.sample(list(priors_units.values()), len(priors_units)),
+        *order.sample(train_units, len(train_units)),
     ]
-    shuffled = random.Random(seed)
-    waves = [list(priors.values()), training_units]
-    for wave in waves:
-        shuffled.shuffle(wave)
-    return [unit for wave in waves for unit in wave]
 
 
 # Fields ---------------------------------------------------------------------------------------
@@ -275,86 +274,82 @@ def _digest(content: list[Any]) -> str:
 
 
 def _training_run(case: Case) -> str:
+    """What cases of one training run have in common."""
     settings = {key: value for key, value in case.settings.items() if key not in OUTCOME_FIELDS}
     return _digest([settings, case.seed, case.repeat])
 
 
-def _shared_priors(config: PipelineConfig, cases: tuple[Case, ...]) -> Iterator[tuple[Case, ...]]:
-    """Cases that stand for the priors a training run needs: of its target, and of its starts."""
-    plain = _settings(SamplingConfig())
-    first = cases[0]
-    if config.train_on == "dip":
-        yield (_standing_for(first, plain),)
-    yield from (
-        (_standing_for(case, {"train_on": "images"}),)
-        for case in cases
-        if case.settings["start_from"] == "dip"
+def _priors_of(cases: tuple[Case, ...]) -> Iterator[tuple[str, Case]]:
+    """The priors a training run needs: what identifies the unit that makes them, and its case."""
+    for case in cases:
+        settings = case.settings
+        if settings["train_on"] in MADE_OF_PRIORS:
+            # One unit makes the priors of every number of images: prefixes share their chunks.
+            wanted = _priors_case(case, {"train_on", "num_images"})
+            rest = {key: value for key, value in wanted.settings.items() if key != "num_images"}
+            yield _digest([rest, case.seed]), wanted
+        if settings["start_from"] in MADE_OF_PRIORS:
+            wanted = _priors_case(
+                case, {"start_from", "task", "num_held_out", *_fields_of(RestorationConfig)}
+            )
+            yield wanted.case_id, wanted
+
+
+def _priors_case(case: Case, kept: set[str]) -> Case:
+    """`case` with everything that its priors do not depend on set to the least there is."""
+    kept = {*kept, "image_size", *_fields_of(DIPConfig)}
+    outcome = OutcomeConfig(
+        epochs=1, sampling=SamplingConfig(num_inference_steps=1, num_samples=1)
+    )
+    least = PipelineConfig(
+        data=DataConfig(num_images=1, num_held_out=1),
+        unet=UNetConfig(block_out_channels=(8,), attention_levels=()),
+        outcomes=(outcome,),
+    )
+    settings = {key: value for key, value in case.settings.items() if key in kept}
+    return _new_case(
+        {**_settings(least), **_settings(outcome), **settings},
+        str(case.settings["images"]),
+        case.seed,
+        repeat=1,
     )
 
 
-def _standing_for(case: Case, replaced: Mapping[str, Setting]) -> Case:
-    settings = {**case.settings, "loader": "memory", "epochs": 1, **replaced}
-    if settings["start_from"] != "noise":
-        # The priors of a start do not depend on how it is sampled.
-        kept = ("degradation_sigma", "blur_sigma", "start_from", "task")
-        settings |= {k: v for k, v in _settings(SamplingConfig()).items() if k not in kept}
-        settings |= {"num_inference_steps": 1, "num_samples": 1}
-    images = str(settings["images"])
-    return _new_case(settings, images, case.seed, 1)
-
-
-def _prior_identity(case: Case) -> dict[str, Setting]:
-    """Settings whose priors one unit makes; it makes them for every number of images."""
-    fields = ("train_on", "image_size", "num_iter", "prior_learning_rate", "prior_target",
-              "images_per_fit", "num_held_out", "degradation_sigma", "start_from")  # fmt: skip
-    return {"seed": case.seed, **{field: case.settings[field] for field in fields}}
-
-
-def _unit(
-    kind: Any,
-    cases: tuple[Case, ...],
-    images: str,
-    device: str,
-    *,
-    needs: tuple[str, ...] = (),
-    **options: bool,
-) -> UnitSpec:
-    config = pipeline_config(cases)
-    case = cases[0]
-    words = [kind, config.train_on if kind == "train" else case.settings["start_from"]]
-    if kind == "train":
-        words += [config.loader, config.data.num_images, config.schedule.num_train_timesteps,
-                  config.schedule.beta_schedule.split("_")[0]]  # fmt: skip
-    elif config.train_on == "dip":
-        words[1] = "target"
-    identity = _digest([[case.case_id for case in cases], kind, case.repeat])
-    words += [f"s{case.seed}", *([f"r{case.repeat}"] if case.repeat > 1 else []), identity[:6]]
+def _train_unit(cases: tuple[Case, ...], needs: tuple[str, ...], **given: Any) -> UnitSpec:
+    config, case = pipeline_config(cases), cases[0]
+    words = [
+        "train", config.train_on, config.loader, config.data.num_images,
+        config.schedule.num_train_timesteps, config.schedule.beta_schedule.split("_")[0],
+    ]  # fmt: skip
+    num_steps = config.milestones[-1] * config.steps_per_epoch + sum(
+        outcome.sampling.num_inference_steps for outcome in config.outcomes
+    )
+    name = _unit_name(words, cases)
     return UnitSpec(
-        unit="-".join(map(str, words)),
-        kind=kind,
-        images=images,
-        device=device,
-        cases=cases,
-        needs=needs,
-        num_steps=_num_steps(kind, config, cases),
-        **options,
+        unit=name, kind="train", cases=cases, needs=needs, num_steps=num_steps, **given
     )
 
 
-def _num_steps(kind: str, config: PipelineConfig, cases: tuple[Case, ...]) -> int:
-    """Iterations of the loops that a unit runs."""
-    if kind == "train":
-        return config.milestones[-1] * config.steps_per_epoch + sum(
-            outcome.sampling.num_inference_steps for outcome in config.outcomes
-        )
-    counts = {
-        pipeline_config((case,)).data.num_images
-        if config.train_on == "dip"
-        else config.data.num_held_out
-        for case in cases
+def _priors_unit(cases: tuple[Case, ...], **given: Any) -> UnitSpec:
+    configs = [pipeline_config((case,)) for case in cases]
+    dip, of_target = configs[0].dip, configs[0].train_on in MADE_OF_PRIORS
+    counts = [c.data.num_images if of_target else c.data.num_held_out for c in configs]
+    chunks = {
+        (first, min(first + dip.images_per_fit, count))
+        for count in counts
+        for first in range(0, count, dip.images_per_fit)
     }
-    per_fit = config.dip.images_per_fit
-    chunks = {(i, min(i + per_fit, n)) for n in counts for i in range(0, n, per_fit)}
-    return len(chunks) * config.dip.num_iter
+    name = _unit_name(["priors", "train" if of_target else "held-out", max(counts)], cases)
+    return UnitSpec(
+        unit=name, kind="priors", cases=cases, num_steps=len(chunks) * dip.num_iter, **given
+    )
 
 
+def _unit_name(words: list[Any], cases: tuple[Case, ...]) -> str:
+    case = cases[0]
+    if case.seed:
+        words.append(f"seed{case.seed}")
+    if case.repeat > 1:
+        words.append(f"repeat{case.repeat}")
+    identity = _digest([[case.case_id, case.repeat] for case in cases])
+    return "-".join(map(str, (*words, identity[:6])))

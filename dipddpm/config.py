@@ -24,6 +24,9 @@ Sampler = Literal["ddpm", "ddim"]
 TimestepSpacing = Literal["leading", "trailing"]
 PriorTarget = Literal["unit", "signed"]
 
+# What is trained on, or started from, that takes a fit of priors to make.
+MADE_OF_PRIORS = frozenset({"dip"})
+
 
 def _at_least(config: object, minimum: float, *names: str) -> None:
     for name in names:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ParamSpec, Protocol, TypeVar
 
-from dipddpm.arms import STARTS, TARGETS
-from dipddpm.config import Context, PipelineConfig, SamplingConfig
+from dipddpm.arms import STARTS
+from dipddpm.config import MADE_OF_PRIORS, Context, PipelineConfig, SamplingConfig
 from dipddpm.dip import fit_priors, join
 from dipddpm.images import ImageSet, degrade, encode, prepare, take
 from dipddpm.metrics import (
@@ -74,7 +74,7 @@ def run_pipeline(
     anchors = stages(score_anchors, references, originals, context)
 
     files = images.train[: data.num_images]
-    if TARGETS[config.train_on].of == "priors":
+    if config.train_on in MADE_OF_PRIORS:
         priors = make_priors(files, data.num_images, config, context, stages=stages)
         files = stages(encode, priors, files)
     training_images = files if config.loader == "decode" else stages(prepare, files, size)
@@ -137,13 +137,11 @@ def make_start(
     """The start images that `sampling` asks for; None for pure noise."""
     if sampling.start_from == "noise":
         return None
-    recipe = STARTS[sampling.start_from]
     images = degraded
-    if recipe.of == "priors":
+    if sampling.start_from in MADE_OF_PRIORS:
         images = make_priors(degraded, config.data.num_held_out, config, context, stages=stages)
-    if recipe.make is None:
-        return images
-    return stages(recipe.make, images, sampling.restoration, context)
+    make = STARTS[sampling.start_from]
+    return images if make is None else stages(make, images, sampling.restoration, context)
 
 
 def make_shared_priors(
@@ -152,17 +150,14 @@ def make_shared_priors(
     """Makes just the priors that `run_pipeline` would make, for runs that are to share them."""
     data = config.data
     images.check_enough(data.num_images, data.num_held_out)
-    if TARGETS[config.train_on].of == "priors":
+    if config.train_on in MADE_OF_PRIORS:
         files = images.train[: data.num_images]
         make_priors(files, data.num_images, config, context, stages=stages)
     for epochs in config.milestones:
         for sampling in config.samplings(epochs):
-            if sampling.task == "restore" and uses_priors(sampling):
+            if sampling.start_from in MADE_OF_PRIORS:
                 files = images.held_out[: data.num_held_out]
                 originals = stages(prepare, files, data.image_size)
                 degraded = stages(degrade, originals, sampling.restoration, context)
                 make_start(degraded, sampling, config, context, stages=stages)
 
-
-def uses_priors(sampling: SamplingConfig) -> bool:
-    return sampling.start_from != "noise" and STARTS[sampling.start_from].of == "priors"

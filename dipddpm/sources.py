@@ -64,6 +64,11 @@ class ImageSource:
     train: EncodedImages
     held_out: EncodedImages
 
+    @property
+    def digest(self) -> str:
+        """sha256 over the content of all files."""
+        return hashlib.sha256(f"{self.train.digest}{self.held_out.digest}".encode()).hexdigest()
+
     def check_enough(self, num_images: int, num_held_out: int) -> None:
         """Raises ValueError if the source holds fewer images than asked."""
         for field, asked, there in (

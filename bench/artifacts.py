@@ -1,0 +1,116 @@
+"""Stage results on disk: one safetensors file a result, checked by its digest when it is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from dipddpm.dip import Priors
+from dipddpm.images import ImageSet
+from dipddpm.metrics import Scores
+from dipddpm.sampling import Samples
+from dipddpm.training import TrainedNet
+
+# What a file may hold, by the name it is marked with.
+_KINDS = {kind.__name__: kind for kind in (ImageSet, Priors, Samples, Scores)}
+
+
+class ArtifactError(Exception):
+    """A file is not what was written."""
+
+
+def to_bytes(result: Any) -> bytes:
+    """A stage result, a frozen dataclass of tensors and dicts, as a safetensors file."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for field in dataclasses.fields(result):
+        value = getattr(result, field.name)
+        if isinstance(value, Tensor):
+            tensors[field.name] = value.contiguous()
+        elif value and all(isinstance(item, Tensor) for item in value.values()):
+            tensors |= {f"{field.name}/{name}": item.contiguous() for name, item in value.items()}
+        else:
+            plain[field.name] = value
+    return save_tensors(tensors, {"kind": type(result).__name__, "plain": json.dumps(plain)})
+
+
+def from_bytes(data: bytes) -> Any:
+    """The reverse of `to_bytes`. Raises ArtifactError for what it never writes."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata = header.get("__metadata__", {})
+    kind = _KINDS.get(metadata.get("kind", ""))
+    if kind is None:
+        raise ArtifactError(f"holds {metadata.get('kind')!r}, not a stage result")
+    fields: dict[str, Any] = json.loads(metadata["plain"])
+    for name, tensor in load_tensors(data).items():
+        field, _, item = name.partition("/")
+        if item:
+            fields.setdefault(field, {})[item] = tensor
+        else:
+            fields[field] = tensor
+    return kind(**fields)
+
+
+class Artifacts:
+    """What a unit writes, and what it may load from the units it needs.
+
+    folder: where results are kept
+    needed: folder and sha256 of each result there, by key
+    keep_all: keep every result that can be kept, as a unit does that works for others
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        needed: Mapping[str, tuple[Path, str]],
+        *,
+        keep_all: bool,
+        keep_checkpoints: bool,
+    ) -> None:
+        self._folder = folder
+        self._needed = needed
+        self._kept: tuple[type, ...] = tuple(_KINDS.values()) if keep_all else (Samples, Scores)
+        self._keep_checkpoints = keep_checkpoints
+
+    def load(self, key: str) -> Any | None:
+        """The result of that key, None if no needed unit has one.
+
+        Raises ArtifactError, naming the file, if its content is not what was written.
+        """
+        if key not in self._needed:
+            return None
+        folder, sha256 = self._needed[key]
+        path = artifact_path(folder, key)
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ArtifactError(f"{path}: its content is not what was written")
+        return from_bytes(data)
+
+    def keep(self, key: str, result: Any) -> str | None:
+        """Writes a result, if results of its kind are kept, and returns its sha256."""
+        if isinstance(result, TrainedNet):
+            if self._keep_checkpoints:
+                self._write(f"{key}.ema", save_tensors(result.ema_weights))
+            return None
+        if not isinstance(result, self._kept):
+            return None
+        return self._write(key, to_bytes(result))
+
+    def _write(self, name: str, data: bytes) -> str:
+        self._folder.mkdir(exist_ok=True)
+        artifact_path(self._folder, name).write_bytes(data)
+        return hashlib.sha256(data).hexdigest()
+
+
+def artifact_path(folder: Path, key: str) -> Path:
+    return folder / f"{key}.safetensors"
+
+

@@ -1,0 +1,189 @@
+"""What a run shows in the terminal: redrawn at most once a second, plain lines in a pipe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from bench.records import Plan, Record, Run, StageRow, UnitSpec
+
+WIDTH_IN_A_PIPE = 160
+
+
+def console(*, stderr: bool = False) -> Console:
+    found = Console(stderr=stderr, highlight=False)
+    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=WIDTH_IN_A_PIPE)
+
+
+class RunDisplay:
+    """One bar for the run with the time left, one for each unit at work, warnings above them."""
+
+    def __init__(self, plan: Plan, done: Iterable[UnitSpec], console: Console) -> None:
+        self._plan, self._console = plan, console
+        self._steps_left = {spec.unit: spec.num_steps for spec in plan.units}
+        self._num_done = 0
+        for spec in done:
+            self._steps_left.pop(spec.unit)
+            self._num_done += 1
+        self._kinds = {spec.unit: spec.kind for spec in plan.units}
+        # Steps and seconds so far in this process, by kind of unit: what the time left rests on.
+        self._steps_done = {"priors": 0, "train": 0}
+        self._seconds = {"priors": 0.0, "train": 0.0}
+        self._started: dict[str, float] = {}
+        self._warned: set[str] = set()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit_of]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            # Redrawn here, not by a thread of its own: the processor belongs to the workers.
+            auto_refresh=False,
+            transient=True,
+        )
+        self._run_task = self._progress.add_task(
+            "run", total=len(plan.units), completed=self._num_done, unit_of="units", left=""
+        )
+        self._unit_tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> RunDisplay:
+        if self._console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._progress.stop()
+
+    def started(self, spec: UnitSpec, slot: str) -> None:
+        self._started[spec.unit] = time.monotonic()
+        self._unit_tasks[spec.unit] = self._progress.add_task(
+            f"{spec.unit} on {slot}", total=spec.num_steps, unit_of="steps", left=""
+        )
+        self._refresh()
+
+    def progressed(self, steps: dict[str, int]) -> None:
+        for unit, count in steps.items():
+            self._progress.update(self._unit_tasks[unit], completed=count)
+        left = self._seconds_left(steps)
+        if left is not None:
+            self._progress.update(self._run_task, left=f"about {duration(left)} left")
+        self._refresh()
+
+    def finished(self, spec: UnitSpec, outcomes: list[Record]) -> None:
+        seconds = time.monotonic() - self._started.pop(spec.unit)
+        self._steps_done[spec.kind] += self._steps_left.pop(spec.unit)
+        self._seconds[spec.kind] += seconds
+        self._num_done += 1
+        self._progress.remove_task(self._unit_tasks.pop(spec.unit))
+        self._progress.update(self._run_task, completed=self._num_done)
+        statuses = sorted({record.status for record in outcomes}) or ["ok"]
+        self._console.print(
+            f"[{self._num_done}/{len(self._plan.units)}] {spec.unit}  {seconds:.1f} s  "
+            f"{', '.join(statuses)}",
+            markup=False,
+        )
+        for text in dict.fromkeys(
+            text for record in outcomes for text in (record.error, *record.warnings) if text
+        ):
+            if text not in self._warned:
+                self._warned.add(text)
+                self._console.print(f"  warning: {text}", style="yellow", markup=False)
+        self._refresh()
+
+    def _seconds_left(self, steps: Mapping[str, int]) -> float | None:
+        """None until every kind of unit that is still to run has shown its pace."""
+        now = time.monotonic()
+        total = 0.0
+        for kind in ("priors", "train"):
+            waiting = sum(n for unit, n in self._steps_left.items() if self._kinds[unit] == kind)
+            if not waiting:
+                continue
+            working = {unit: n for unit, n in steps.items() if self._kinds[unit] == kind}
+            done = self._steps_done[kind] + sum(working.values())
+            seconds = self._seconds[kind] + sum(now - self._started[unit] for unit in working)
+            if not done:
+                return None
+            total += (waiting - sum(working.values())) * seconds / done
+        return max(0.0, total)
+
+    def _refresh(self) -> None:
+        if self._console.is_terminal:
+            self._progress.refresh()
+
+
+def duration(seconds: float) -> str:
+    """2 h 5 min, 3 min 20 s, 12 s."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+
+
+def summary(run: Run) -> Table:
+    """A row for each outcome: what it was, what it cost, how it scored."""
+    rows = {(row.unit, row.key): row for row in run.stage_rows()}
+    made = {row.key: row for row in rows.values() if row.executed}
+    table = Table(title=f"{run.plan.suite}: seconds and scores of each outcome", title_justify="left")
+    for name in ("train on", "loader", "images", "epochs", "T", "schedule", "from", "steps"):
+        table.add_column(name, justify="right" if name in ("images", "epochs", "T", "steps") else "left")
+    for name in ("train s", "total s", "eps loss", "PSNR", "status"):
+        table.add_column(name, justify="right" if name != "status" else "left")
+    for record in sorted(run.records(), key=_order):
+        s = record.settings
+        bill = [rows[record.unit, key] for key in record.stages]
+        costs = [row if row.executed else made.get(row.key, row) for row in bill]
+        psnr = record.scores.get("paired_psnr", record.scores.get("all_pairs_psnr"))
+        loss = record.scores.get("eps_loss")
+        table.add_row(
+            str(s["train_on"]), str(s["loader"]), str(s["num_images"]), str(s["epochs"]),
+            str(s["num_train_timesteps"]), str(s["beta_schedule"]).split("_")[0],
+            str(s["start_from"]), str(s["num_inference_steps"]),
+            _total(row for row in costs if row.function == "train_ddpm"), _total(costs),
+            "" if loss is None else f"{loss:.3f}", "" if psnr is None else f"{psnr:.2f}",
+            record.status if record.repeat == 1 else f"{record.status}, repeat {record.repeat}",
+        )  # fmt: skip
+    return table
+
+
+def bill(run: Run) -> str:
+    """What the stages cost, and what they would have cost had no case shared any."""
+    rows = run.stage_rows()
+    made = {(row.unit, row.key): row.seconds or 0.0 for row in rows if row.executed}
+    by_key = {key: seconds for (_, key), seconds in made.items()}
+    alone = sum(
+        made.get((record.unit, key), by_key.get(key, 0.0))
+        for record in run.records()
+        for key in record.stages
+    )
+    did = sum(made.values())
+    return (
+        f"The stages took {duration(did)}; had no case shared any, {duration(alone)} "
+        f"({did / alone:.2f} of it)."
+        if alone
+        else "No outcome was scored."
+    )
+
+
+def _order(record: Record) -> tuple[object, ...]:
+    s = record.settings
+    names = ("task", "train_on", "loader", "num_images", "num_train_timesteps", "beta_schedule",
+             "epochs", "start_from", "num_inference_steps")  # fmt: skip
+    return (*(s[name] for name in names), record.seed, record.repeat)
+
+
+def _total(rows: Iterable[StageRow]) -> str:
+    return f"{sum(row.seconds or 0.0 for row in rows):.2f}"

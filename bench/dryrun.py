@@ -1,0 +1,46 @@
+"""What a suite would do: the pipeline under a ledger that books every call and performs none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from rich.table import Table
+
+from bench.ledger import BookingLedger
+from bench.records import UnitSpec
+from bench.suite import pipeline_config
+from dipddpm.config import Context
+from dipddpm.pipeline import make_shared_priors, run_pipeline
+from dipddpm.sources import ImageSource
+
+
+def book(units: Iterable[UnitSpec], source: ImageSource) -> tuple[Counter[str], Counter[str]]:
+    """Calls by stage: what every case alone would take, and what the run takes."""
+    alone: Counter[str] = Counter()
+    shared: Counter[str] = Counter()
+    made: dict[str, frozenset[str]] = {}
+    for spec in units:
+        ledger = BookingLedger(frozenset().union(*(made[unit] for unit in spec.needs)))
+        context = Context(seed=spec.cases[0].seed)
+        if spec.kind == "priors":
+            for case in spec.cases:
+                make_shared_priors(pipeline_config((case,)), source, context, stages=ledger)
+            made[spec.unit] = frozenset(ledger.rows)
+        else:
+            config = pipeline_config(spec.cases)
+            for outcome in run_pipeline(config, source, context, stages=ledger):
+                alone.update(ledger.rows[key].function for key in ledger.bill(*outcome.scores))
+        shared.update(row.function for row in ledger.rows.values() if row.executed)
+    return alone, shared
+
+
+def table(units: list[UnitSpec], source: ImageSource) -> Table:
+    alone, shared = book(units, source)
+    found = Table(title=f"{len(units)} units; calls of each stage", title_justify="left")
+    found.add_column("stage")
+    for name in ("each case alone", "this run"):
+        found.add_column(name, justify="right")
+    for stage in shared:
+        found.add_row(stage, str(alone[stage]), str(shared[stage]))
+    return found

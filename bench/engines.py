@@ -1,0 +1,179 @@
+"""Where workers run: each unit in a process of its own, on this machine. Imports no torch.
+
+The forkserver has torch and diffusers loaded once and gives each unit a fresh process in
+milliseconds; the subprocess form pays the import every time. Both run the same `worker.main`, and
+both die with this process, however it dies.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from bench import records
+from bench.records import Environment, UserError
+
+EngineName = Literal["forkserver", "subprocess"]
+_CHECKOUT = Path(__file__).parents[1]
+
+
+class Process(Protocol):
+    """A worker at work."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def exit_code(self) -> int | None:
+        """None while it runs; negative: the signal that ended it."""
+
+    def kill(self) -> None:
+        """Ends it and waits until it is gone."""
+
+
+class Engine(Protocol):
+    def start(self, unfinished: Path, environment: Mapping[str, str]) -> Process:
+        """A worker on the unit in that folder, with these environment variables beside its own."""
+
+    def describe(self, device: str) -> Environment:
+        """The machine, of a device "cpu", "cuda" or "auto" (CUDA where there is one).
+
+        Raises UserError if there is no such device.
+        """
+
+
+def open_engine(name: EngineName) -> Engine:
+    return ForkserverEngine() if name == "forkserver" else SubprocessEngine()
+
+
+class ForkserverEngine:
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        # Loading torch touches no device and starts no thread: both are the worker's own.
+        self._context.set_forkserver_preload(["bench.worker", "bench.environment"])
+
+    def start(self, unfinished: Path, environment: Mapping[str, str]) -> Process:
+        worker = self._context.Process(
+            target=_work, args=(unfinished, dict(environment), time.monotonic()), daemon=True
+        )
+        worker.start()
+        return _Forked(worker)
+
+    def describe(self, device: str) -> Environment:
+        here, there = self._context.Pipe(duplex=False)
+        worker = self._context.Process(target=_describe, args=(there, device), daemon=True)
+        worker.start()
+        there.close()
+        answer = here.recv()
+        worker.join()
+        return _environment(answer)
+
+
+class SubprocessEngine:
+    def start(self, unfinished: Path, environment: Mapping[str, str]) -> Process:
+        # The worker holds one end of a pipe; when this process is gone it sees the other end close.
+        reading, writing = os.pipe()
+        started = {"DIPDDPM_STARTED": repr(time.monotonic()), "DIPDDPM_PARENT": str(reading)}
+        with (unfinished / records.LOG).open("ab") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "bench.worker", str(unfinished.resolve())],
+                cwd=_CHECKOUT,
+                env={**os.environ, **environment, **started},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(reading,),
+            )
+        os.close(reading)
+        return _Spawned(worker, writing)
+
+    def describe(self, device: str) -> Environment:
+        command = [sys.executable, "-m", "bench.environment", device]
+        done = subprocess.run(command, cwd=_CHECKOUT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"python -m bench.environment failed:\n{done.stderr}")
+        return _environment(json.loads(done.stdout))
+
+
+def _environment(answer: Mapping[str, Any]) -> Environment:
+    if "refused" in answer:
+        raise UserError(answer["refused"])
+    return Environment.model_validate(answer)
+
+
+class _Forked:
+    def __init__(self, worker: BaseProcess) -> None:
+        self._worker = worker
+        assert worker.pid is not None
+        self.pid = worker.pid
+
+    def exit_code(self) -> int | None:
+        return self._worker.exitcode
+
+    def kill(self) -> None:
+        self._worker.kill()
+        self._worker.join()
+
+
+class _Spawned:
+    def __init__(self, worker: subprocess.Popen[bytes], pipe: int) -> None:
+        self._worker = worker
+        self._pipe: int | None = pipe
+        self.pid = worker.pid
+
+    def exit_code(self) -> int | None:
+        code = self._worker.poll()
+        if code is not None and self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
+        return code
+
+    def kill(self) -> None:
+        self._worker.kill()
+        self._worker.wait()
+        self.exit_code()
+
+
+# Inside the forked processes -----------------------------------------------------------------------
+
+
+def _work(unfinished: Path, environment: dict[str, str], started: float) -> None:
+    from bench import worker
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    end_with(parent.sentinel)
+    # Ctrl-C reaches the whole terminal; the runner decides what becomes of its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(environment)
+    with (unfinished / records.LOG).open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    worker.main(unfinished, started)
+
+
+def _describe(there: Connection, device: str) -> None:
+    from bench import environment
+
+    there.send(environment.answer(device))
+
+
+def end_with(sentinel: int) -> None:
+    """Ends this process at once when the pipe `sentinel` is closed at its other end."""
+
+    def wait() -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

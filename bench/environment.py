@@ -1,0 +1,116 @@
+"""What a run's figures depend on besides the settings: the machine and the code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+import dipddpm
+from bench.records import Environment
+
+_PACKAGES = ("torch", "diffusers", "numpy", "pillow", "safetensors")
+
+
+def answer(device: str) -> dict[str, Any]:
+    """`collect` as JSON types, or {"refused": the one line that says why not}."""
+    if device == "cuda" and not torch.cuda.is_available():
+        return {"refused": "--device must be cpu here (torch finds no CUDA device), got 'cuda'"}
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return collect(device).model_dump(mode="json")
+
+
+def collect(device: str) -> Environment:
+    """The identity of machine and code. `device`: "cpu" or "cuda"."""
+    package = Path(dipddpm.__file__).parent
+    commit, subject, dirty = _git(package)
+    cuda = device == "cuda"
+    return Environment(
+        device=device,
+        device_name=torch.cuda.get_device_name() if cuda else _cpu_name(),
+        device_count=torch.cuda.device_count() if cuda else 1,
+        driver=_nvidia_driver() if cuda else None,
+        cpu=_cpu_name(),
+        cpu_count=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_bytes=psutil.virtual_memory().total,
+        os=platform.platform(),
+        python=platform.python_version(),
+        packages={name: metadata.version(name) for name in _PACKAGES},
+        num_threads=torch.get_num_threads(),
+        flags={
+            "cuda.matmul.allow_tf32": torch.backends.cuda.matmul.allow_tf32,
+            "cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,
+            "cudnn.benchmark": torch.backends.cudnn.benchmark,
+            "cudnn.deterministic": torch.backends.cudnn.deterministic,
+        },
+        commit=commit,
+        subject=subject,
+        dirty=dirty,
+        source_sha256=source_sha256(package),
+        source_file=_portable(Path(dipddpm.__file__)),
+    )
+
+
+def source_sha256(package: Path) -> str:
+    """One digest over the names and contents of a package's Python files."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _git(package: Path) -> tuple[str | None, str | None, bool | None]:
+    """Commit, its subject, and whether dipddpm or bench differ from it; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # A package installed into someone else's checkout is not of that checkout.
+        git("ls-files", "--error-unmatch", str(package / "__init__.py"))
+        commit, subject = git("log", "-1", "--format=%H%n%s").split("\n", 1)
+        return commit, subject, bool(git("status", "--porcelain", "--", "dipddpm", "bench"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None, None
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
+
+
+def _nvidia_driver() -> str | None:
+    try:
+        line = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+    except OSError:
+        return None
+    return next((word for word in line.split() if word[0].isdigit() and "." in word), None)
+
+
+def _portable(path: Path) -> str:
+    """The path below the home folder, if it is, so that a report names no user."""
+    try:
+        return str(Path("~") / path.relative_to(Path.home()))
+    except ValueError:
+        return str(path)
+
+
+if __name__ == "__main__":
+    print(json.dumps(answer(sys.argv[1])))

@@ -1,0 +1,196 @@
+"""Runs the units of a plan, one process each, and skips those that are done. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from bench import records
+from bench.engines import Engine, Process
+from bench.records import Plan, Record, Run, Status, UnitSpec, UserError
+
+_LOCK = "lock"
+# How often a finished worker is looked for, and how often the display is told.
+_POLL_SECONDS = 0.05
+_REDRAW_SECONDS = 1.0
+
+
+class Display(Protocol):
+    """Is told what happens; bench.display shows it."""
+
+    def started(self, spec: UnitSpec, slot: str) -> None: ...
+    def progressed(self, steps: dict[str, int]) -> None: ...
+    def finished(self, spec: UnitSpec, outcomes: list[Record]) -> None: ...
+
+
+def check_new(folder: Path) -> None:
+    """Raises UserError if no run folder can be made there."""
+    if folder.exists():
+        raise UserError(f"--out must be a new folder, got {str(folder)!r}; see `bench resume`")
+    above = next(path for path in folder.absolute().parents if path.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise UserError(f"--out must be in a folder that can be written, got {str(folder)!r}")
+
+
+def create(folder: Path, plan: Plan, environment: records.Environment, suite_text: str) -> Run:
+    """Makes the run folder, whole or not at all. Raises UserError if it cannot be made."""
+    unfinished = folder.with_name(folder.name + records.UNFINISHED)
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        (unfinished / records.UNITS).mkdir(parents=True)
+        (unfinished / records.SUITE).write_text(suite_text, encoding="utf-8")
+        records.write(unfinished / records.ENVIRONMENT, environment)
+        records.write(unfinished / records.PLAN, plan)
+        unfinished.rename(folder)
+    except OSError as error:
+        raise UserError(f"--out must be writable, got {str(folder)!r}: {error.strerror}") from error
+    return Run.open(folder)
+
+
+@dataclass
+class _Slot:
+    """One device, on which one worker works at a time."""
+
+    name: str
+    environment: dict[str, str]
+    spec: UnitSpec | None = None
+    process: Process | None = None
+
+
+def run_units(run: Run, engine: Engine, display: Display) -> None:
+    """Runs every unit that is not done; returns when all are.
+
+    Parallel only on different GPUs. Raises UserError if another process works on this run, and
+    KeyboardInterrupt as it comes, with no worker left behind.
+    """
+    plan = run.plan
+    slots = (
+        [_Slot(f"GPU {i}", {"CUDA_VISIBLE_DEVICES": str(i)}) for i in range(run.environment.device_count)]
+        if plan.device == "cuda"
+        else [_Slot("CPU", {})]
+    )
+    with locked(run.folder), _workers_ended(slots):
+        waiting = [spec for spec in plan.units if not run.is_done(spec)]
+        drawn = 0.0
+        while waiting or any(slot.process for slot in slots):
+            for slot in slots:
+                if slot.process and (code := slot.process.exit_code()) is not None:
+                    assert slot.spec is not None
+                    display.finished(slot.spec, _finished(run, slot.spec, code))
+                    slot.process = slot.spec = None
+                if slot.process is None and (spec := _next(run, waiting)):
+                    waiting.remove(spec)
+                    display.started(spec, slot.name)
+                    if failed := _failed_need(run, spec):
+                        text = f"needs {failed}, which failed"
+                        display.finished(spec, _fail(run, spec, "error", text))
+                        continue
+                    slot.spec = spec
+                    slot.process = engine.start(_prepare(run, spec), slot.environment)
+            if (now := time.monotonic()) - drawn >= _REDRAW_SECONDS:
+                drawn = now
+                display.progressed(_steps(run, slots))
+            time.sleep(_POLL_SECONDS)
+
+
+def forget_failures(run: Run) -> int:
+    """Takes the failed units out of what is done, to be run again; returns their number.
+
+    Each is kept beside as UNIT.failed.
+    """
+    failed = {summary.unit for summary in run.summaries() if summary.status != "ok"}
+    failed |= {record.unit for record in run.records() if record.status != "ok"}
+    for unit in failed:
+        aside = run.unit_folder(f"{unit}.failed")
+        shutil.rmtree(aside, ignore_errors=True)
+        run.unit_folder(unit).rename(aside)
+    return len(failed)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """This process alone works on the run; the lock goes with the process."""
+    with (folder / _LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"run {str(folder)!r} is being run by another process") from None
+        yield
+
+
+@contextlib.contextmanager
+def _workers_ended(slots: list[_Slot]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for slot in slots:
+            if slot.process:
+                slot.process.kill()
+
+
+def _next(run: Run, waiting: list[UnitSpec]) -> UnitSpec | None:
+    """The first waiting unit whose needs are done."""
+    done = {spec.unit for spec in run.done()}
+    return next((spec for spec in waiting if done.issuperset(spec.needs)), None)
+
+
+def _unfinished(run: Run, spec: UnitSpec) -> Path:
+    return run.unit_folder(spec.unit + records.UNFINISHED)
+
+
+def _prepare(run: Run, spec: UnitSpec) -> Path:
+    """A new folder to work in; what a killed worker left is run again from the start."""
+    folder = _unfinished(run, spec)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    records.write(folder / records.SPEC, spec)
+    return folder
+
+
+def _steps(run: Run, slots: list[_Slot]) -> dict[str, int]:
+    return {
+        slot.spec.unit: records.read_progress(_unfinished(run, slot.spec))
+        for slot in slots
+        if slot.spec
+    }
+
+
+def _finished(run: Run, spec: UnitSpec, code: int) -> list[Record]:
+    """The records of a unit whose process has ended; failures if it ended without finishing."""
+    if not run.is_done(spec):
+        if code < 0:
+            text = f"the process was ended by {signal.Signals(-code).name}"
+            return _fail(run, spec, "killed", text)
+        return _fail(run, spec, "error", f"the process ended with status {code}; see {records.LOG}")
+    return _records(run, spec)
+
+
+def _fail(run: Run, spec: UnitSpec, status: Status, text: str) -> list[Record]:
+    """Finishes a unit from here, with a record of failure for each case that has no other."""
+    folder = _unfinished(run, spec)
+    if not folder.exists():
+        _prepare(run, spec)
+    records.record_failure(folder, spec, status, text)
+    records.write(
+        folder / records.SUMMARY, records.UnitSummary(unit=spec.unit, status=status, error=text)
+    )
+    (folder / records.PROGRESS).unlink(missing_ok=True)
+    records.finish_unit(folder)
+    return _records(run, spec)
+
+
+def _records(run: Run, spec: UnitSpec) -> list[Record]:
+    path = run.unit_folder(spec.unit) / records.RECORDS
+    return records.read_lines(path, Record) if path.exists() else []
+
+
+def _failed_need(run: Run, spec: UnitSpec) -> str | None:
+    return next((unit for unit in spec.needs if run.summary(unit).status != "ok"), None)

@@ -1,0 +1,63 @@
+"""Runs what a stage is about to run, shortened and on throw-away copies, at every batch shape.
+
+Every arm is warmed alike, so that none pays for the first call of a kernel, the first growth of the
+allocator, or for what its process did before. Randomness is no hindrance: no stage uses a global
+generator.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dipddpm.config import DIPConfig, SamplingConfig, TrainingConfig, unwatched
+from dipddpm.dip import fit_priors
+from dipddpm.images import ImageSet
+from dipddpm.sampling import sample
+from dipddpm.training import train_ddpm
+
+_EPOCHS = 2
+_ITERATIONS = 3
+
+
+def warm_up(function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    """Warms up the call `function(*args, **kwargs)`; nothing for a stage without a loop."""
+    if function not in _WARM_UPS:
+        return
+    arguments = dict(inspect.signature(function).bind(*args, **kwargs).arguments)
+    arguments["context"] = dataclasses.replace(arguments["context"], watch=unwatched)
+    _WARM_UPS[function](arguments)
+
+
+def _training(arguments: dict[str, Any]) -> None:
+    training: TrainingConfig = arguments["training"]
+    size, count = arguments["image_size"], len(arguments["images"])
+    full, last = min(count, training.batch_size), count % training.batch_size
+    for batch in {full, last} - {0}:
+        # Grey from memory, whatever the loader: the loop is warmed, not the decoder.
+        images = ImageSet(torch.zeros(batch, 3, size, size))
+        train_ddpm(**{**arguments, "images": images, "epochs": _EPOCHS, "resume_from": None})
+
+
+def _sampling(arguments: dict[str, Any]) -> None:
+    sampling: SamplingConfig = arguments["sampling"]
+    steps = min(_ITERATIONS, sampling.num_inference_steps)
+    arguments["sampling"] = dataclasses.replace(sampling, num_inference_steps=steps)
+    sample(**arguments)
+
+
+def _priors(arguments: dict[str, Any]) -> None:
+    dip: DIPConfig = arguments["dip"]
+    arguments["dip"] = dataclasses.replace(dip, num_iter=min(_ITERATIONS, dip.num_iter))
+    fit_priors(**arguments)
+
+
+_WARM_UPS: dict[Callable[..., Any], Callable[[dict[str, Any]], None]] = {
+    train_ddpm: _training,
+    sample: _sampling,
+    fit_priors: _priors,
+}

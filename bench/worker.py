@@ -1,0 +1,147 @@
+"""One unit in one fresh process: spec.json in, records, stages and artifacts out.
+
+    python -m bench.worker RUN/units/UNIT.part
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import time
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from bench import records
+from bench.artifacts import Artifacts
+from bench.engines import end_with
+from bench.ledger import MeasuringLedger
+from bench.meters import SharedCounter, Spans
+from bench.records import Case, Record, Status, UnitSpec, UnitSummary
+from bench.suite import outcome_config, pipeline_config
+from dipddpm.config import Context, guard_rails
+from dipddpm.pipeline import Outcome, make_shared_priors, run_pipeline
+from dipddpm.sources import open_source
+
+
+def main(unfinished: Path, started: float) -> None:
+    """Runs the unit of `unfinished`/spec.json and renames its folder when it is whole.
+
+    started: time.monotonic() at which the process was asked for. A failure is a result too: the
+    records of what it kept from being done say so.
+    """
+    process_start = time.monotonic() - started
+    spans = Spans()
+    with spans("prepare_unit"):
+        spec = records.read(unfinished / records.SPEC, UnitSpec)
+        began = datetime.now(UTC).isoformat(timespec="seconds")
+        ledger = MeasuringLedger(
+            spec.unit,
+            spec.device,
+            Artifacts(
+                unfinished / records.ARTIFACTS,
+                _needed_artifacts(unfinished.parent, spec),
+                keep_all=spec.kind == "priors",
+                keep_checkpoints=spec.keep_checkpoints,
+            ),
+            spans,
+            counter=SharedCounter(unfinished / records.PROGRESS),
+        )
+    status: Status = "ok"
+    text = None
+    with spans("pipeline"):
+        try:
+            run_unit(unfinished, spec, ledger, spans)
+        except Exception as error:  # whatever it is becomes a row, and the grid goes on
+            traceback.print_exc()
+            status = "oom" if is_out_of_memory(error) else "error"
+            text = f"{type(error).__name__}: {error}"
+            records.record_failure(unfinished, spec, status, text)
+    with spans("finish_unit"):
+        records.append(unfinished / records.STAGES, ledger.rows.values())
+        (unfinished / records.PROGRESS).unlink()
+    spans.seconds.pop("stages", None)  # each row has its own
+    records.write(
+        unfinished / records.SUMMARY,
+        UnitSummary(
+            unit=spec.unit,
+            status=status,
+            error=text,
+            process_seconds=time.monotonic() - started,
+            overhead_seconds={"process_start": process_start, **spans.seconds},
+            started=began,
+            load_average=os.getloadavg()[0],
+        ),
+    )
+    records.finish_unit(unfinished)
+
+
+def run_unit(unfinished: Path, spec: UnitSpec, ledger: MeasuringLedger, spans: Spans) -> None:
+    """Every case of the unit through the pipeline; a record of each outcome as it is there."""
+    device = "cuda:0" if spec.device == "cuda" else spec.device
+    with spans("open_images"):
+        source = open_source(spec.images)
+    context = Context(seed=spec.cases[0].seed, device=device, watch=ledger.steps.watch)
+    if spec.kind == "priors":
+        for case in spec.cases:
+            make_shared_priors(pipeline_config((case,)), source, context, stages=ledger)
+        return
+    cases = {outcome_config(case): case for case in spec.cases}
+    warnings = tuple(guard_rails(pipeline_config(spec.cases)))
+    for outcome in run_pipeline(pipeline_config(spec.cases), source, context, stages=ledger):
+        with spans("write_records"):
+            case = next(
+                case
+                for config, case in cases.items()
+                if (config.epochs, config.sampling) == (outcome.epochs, outcome.sampling)
+            )
+            record = _record(case, outcome, spec, ledger, warnings)
+            records.append(unfinished / records.RECORDS, [record])
+
+
+def _record(
+    case: Case, outcome: Outcome, spec: UnitSpec, ledger: MeasuringLedger, warnings: tuple[str, ...]
+) -> Record:
+    scores = {name: value for part in outcome.scores for name, value in part.values.items()}
+    undefined = sorted(name for name, value in scores.items() if math.isnan(value))
+    return Record(
+        case_id=case.case_id,
+        repeat=case.repeat,
+        seed=case.seed,
+        unit=spec.unit,
+        status="nan" if undefined else "ok",
+        error=f"not a number: {', '.join(undefined)}" if undefined else None,
+        settings=case.settings,
+        scores=scores,
+        samples=ledger.key_of(outcome.samples),
+        stages=ledger.bill(*outcome.scores),
+        warnings=warnings,
+    )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # What torch's allocator on the CPU raises is a plain RuntimeError.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _needed_artifacts(units: Path, spec: UnitSpec) -> dict[str, tuple[Path, str]]:
+    found = {}
+    for unit in spec.needs:
+        folder = units / unit
+        for row in records.read_lines(folder / records.STAGES, records.StageRow):
+            if row.artifact_sha256 is not None:
+                found[row.key] = (folder / records.ARTIFACTS, row.artifact_sha256)
+    return found
+
+
+if __name__ == "__main__":
+    if "DIPDDPM_PARENT" in os.environ:
+        end_with(int(os.environ["DIPDDPM_PARENT"]))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    main(Path(sys.argv[1]), float(os.environ.get("DIPDDPM_STARTED", time.monotonic())))
