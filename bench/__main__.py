@@ -34,7 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dipddpm {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[..., int], text: str, example: str) -> argparse.ArgumentParser:
+    def add(
+        name: str, command: Callable[..., int], text: str, example: str
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=text, description=text, epilog=f"example: python -m bench {example}"
         )
@@ -61,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
     status = add("status", show_status, "show how far a run is", "status runs/first")
     status.add_argument("run", metavar="RUN")
+    status.add_argument("--quiet", action="store_true", help="one line, no table")
 
     clean = add("clean", clean_run, "delete what a run can do without", "clean runs/first")
     clean.add_argument("run", metavar="RUN")
@@ -139,10 +142,10 @@ def resume_run(options: argparse.Namespace) -> int:
 def show_status(options: argparse.Namespace) -> int:
     run = Run.open(_run_folder(options.run))
     screen = display.console()
-    screen.print(display.summary(run))
-    missing, failed = len(run.missing()), sum(r.status != "ok" for r in run.records())
+    if not options.quiet:
+        screen.print(display.summary(run))
     screen.print(_state(run), markup=False)
-    return 1 if missing or failed else 0
+    return 0 if _is_ok(run) else 1
 
 
 def clean_run(options: argparse.Namespace) -> int:
@@ -185,7 +188,11 @@ def _work(run: Run, options: argparse.Namespace) -> int:
     screen.print(display.bill(run), markup=False)
     screen.print(_state(run), markup=False)
     screen.print(f"report: python -m reports build {run.folder}", markup=False)
-    return 1 if any(record.status != "ok" for record in run.records()) else 0
+    return 0 if _is_ok(run) else 1
+
+
+def _is_ok(run: Run) -> bool:
+    return not run.missing() and all(record.status == "ok" for record in run.records())
 
 
 def _state(run: Run) -> str:

@@ -112,5 +112,3 @@ class Artifacts:
 
 def artifact_path(folder: Path, key: str) -> Path:
     return folder / f"{key}.safetensors"
-
-

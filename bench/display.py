@@ -23,7 +23,11 @@ WIDTH_IN_A_PIPE = 160
 
 def console(*, stderr: bool = False) -> Console:
     found = Console(stderr=stderr, highlight=False)
-    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=WIDTH_IN_A_PIPE)
+    return (
+        found
+        if found.is_terminal
+        else Console(stderr=stderr, highlight=False, width=WIDTH_IN_A_PIPE)
+    )
 
 
 class RunDisplay:
@@ -137,9 +141,13 @@ def summary(run: Run) -> Table:
     """A row for each outcome: what it was, what it cost, how it scored."""
     rows = {(row.unit, row.key): row for row in run.stage_rows()}
     made = {row.key: row for row in rows.values() if row.executed}
-    table = Table(title=f"{run.plan.suite}: seconds and scores of each outcome", title_justify="left")
+    table = Table(
+        title=f"{run.plan.suite}: seconds and scores of each outcome", title_justify="left"
+    )
     for name in ("train on", "loader", "images", "epochs", "T", "schedule", "from", "steps"):
-        table.add_column(name, justify="right" if name in ("images", "epochs", "T", "steps") else "left")
+        table.add_column(
+            name, justify="right" if name in ("images", "epochs", "T", "steps") else "left"
+        )
     for name in ("train s", "total s", "eps loss", "PSNR", "status"):
         table.add_column(name, justify="right" if name != "status" else "left")
     for record in sorted(run.records(), key=_order):

@@ -145,7 +145,7 @@ class _Spawned:
         self.exit_code()
 
 
-# Inside the forked processes -----------------------------------------------------------------------
+# Inside the forked processes ----------------------------------------------------------------------
 
 
 def _work(unfinished: Path, environment: dict[str, str], started: float) -> None:

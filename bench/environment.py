@@ -12,7 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 import dipddpm
@@ -41,8 +40,10 @@ def collect(device: str) -> Environment:
         device_count=torch.cuda.device_count() if cuda else 1,
         driver=_nvidia_driver() if cuda else None,
         cpu=_cpu_name(),
-        cpu_count=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        memory_bytes=psutil.virtual_memory().total,
+        cpu_count=len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         os=platform.platform(),
         python=platform.python_version(),
         packages={name: metadata.version(name) for name in _PACKAGES},

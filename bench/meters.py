@@ -1,4 +1,4 @@
-"""Clock, memory and steps: each one context manager around what it measures, all of them passive."""
+"""Clock, memory, steps: each one context manager around what it measures, all of them passive."""
 
 from __future__ import annotations
 

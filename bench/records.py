@@ -1,4 +1,6 @@
-"""The files of a run folder: what is in each, how it is written and read. Standard library and pydantic.
+"""The files of a run folder: what is in each, how it is written and read.
+
+Imports the standard library and pydantic only.
 
     RUN/plan.json                  Plan: every unit that the run is to have
     RUN/environment.json           Environment: the machine and the code
@@ -21,12 +23,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 # 1: the first.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 Status = Literal["ok", "oom", "nan", "error", "killed", "timeout"]
 Setting = str | int | float | bool | None | tuple[int, ...]
@@ -60,7 +62,7 @@ class Case(Row):
 
 
 class UnitSpec(Row):
-    """What one process is to do: a training run with its outcomes, or the priors some runs share."""
+    """What one process is to do: a training run and its outcomes, or priors that runs share."""
 
     unit: str
     kind: Literal["priors", "train"]

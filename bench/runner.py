@@ -73,7 +73,10 @@ def run_units(run: Run, engine: Engine, display: Display) -> None:
     """
     plan = run.plan
     slots = (
-        [_Slot(f"GPU {i}", {"CUDA_VISIBLE_DEVICES": str(i)}) for i in range(run.environment.device_count)]
+        [
+            _Slot(f"GPU {i}", {"CUDA_VISIBLE_DEVICES": str(i)})
+            for i in range(run.environment.device_count)
+        ]
         if plan.device == "cuda"
         else [_Slot("CPU", {})]
     )

@@ -1,13 +1,13 @@
 """A suite file: what it may say, the cases it means, and the units that run them. Imports no torch.
 
-    title = "one line"
-    about = "what it can and cannot show"
-    images = "objects"            # or a folder
-    [base]                        # settings of every case: any field of dipddpm.config, and seed
-    [[grid]]                      # one case for each combination of the lists
-    num_images = [32, 64]         # an axis
-    start_from = "dip"            # the same for the whole grid
-    repeat = [2]                  # runs of one case; an A-vs-A control is a second repeat
+title = "one line"
+about = "what it can and cannot show"
+images = "objects"            # or a folder
+[base]                        # settings of every case: any field of dipddpm.config, and seed
+[[grid]]                      # one case for each combination of the lists
+num_images = [32, 64]         # an axis
+start_from = "dip"            # the same for the whole grid
+repeat = [2]                  # runs of one case; an A-vs-A control is a second repeat
 """
 
 from __future__ import annotations
@@ -120,11 +120,13 @@ def pipeline_config(cases: tuple[Case, ...]) -> PipelineConfig:
     Raises ValueError, naming field and value, if a value cannot be.
     """
     outcomes = tuple(_build(OutcomeConfig, case.settings) for case in cases)
-    return _build(PipelineConfig, cases[0].settings, outcomes=outcomes)
+    config: PipelineConfig = _build(PipelineConfig, cases[0].settings, outcomes=outcomes)
+    return config
 
 
 def outcome_config(case: Case) -> OutcomeConfig:
-    return _build(OutcomeConfig, case.settings)
+    config: OutcomeConfig = _build(OutcomeConfig, case.settings)
+    return config
 
 
 def units(
@@ -260,9 +262,7 @@ def _case(settings: dict[str, Any], images: str, where: str) -> Case:
 
 def _new_case(settings: dict[str, Setting], images: str, seed: int, repeat: int) -> Case:
     settings = {**settings, "images": images}
-    return Case(
-        case_id=_digest([settings, seed]), repeat=repeat, seed=seed, settings=settings
-    )
+    return Case(case_id=_digest([settings, seed]), repeat=repeat, seed=seed, settings=settings)
 
 
 def _digest(content: list[Any]) -> str:
@@ -298,9 +298,7 @@ def _priors_of(cases: tuple[Case, ...]) -> Iterator[tuple[str, Case]]:
 def _priors_case(case: Case, kept: set[str]) -> Case:
     """`case` with everything that its priors do not depend on set to the least there is."""
     kept = {*kept, "image_size", *_fields_of(DIPConfig)}
-    outcome = OutcomeConfig(
-        epochs=1, sampling=SamplingConfig(num_inference_steps=1, num_samples=1)
-    )
+    outcome = OutcomeConfig(epochs=1, sampling=SamplingConfig(num_inference_steps=1, num_samples=1))
     least = PipelineConfig(
         data=DataConfig(num_images=1, num_held_out=1),
         unet=UNetConfig(block_out_channels=(8,), attention_levels=()),
@@ -316,7 +314,7 @@ def _priors_case(case: Case, kept: set[str]) -> Case:
 
 
 def _train_unit(cases: tuple[Case, ...], needs: tuple[str, ...], **given: Any) -> UnitSpec:
-    config, case = pipeline_config(cases), cases[0]
+    config = pipeline_config(cases)
     words = [
         "train", config.train_on, config.loader, config.data.num_images,
         config.schedule.num_train_timesteps, config.schedule.beta_schedule.split("_")[0],
@@ -325,9 +323,7 @@ def _train_unit(cases: tuple[Case, ...], needs: tuple[str, ...], **given: Any) -
         outcome.sampling.num_inference_steps for outcome in config.outcomes
     )
     name = _unit_name(words, cases)
-    return UnitSpec(
-        unit=name, kind="train", cases=cases, needs=needs, num_steps=num_steps, **given
-    )
+    return UnitSpec(unit=name, kind="train", cases=cases, needs=needs, num_steps=num_steps, **given)
 
 
 def _priors_unit(cases: tuple[Case, ...], **given: Any) -> UnitSpec:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from torch import nn
 
 from dipddpm.config import NoiseScheduleConfig, UNetConfig, derive_seed
 
 
-def build_unet(unet: UNetConfig, image_size: int, seed: int) -> UNet2DModel:
+def build_unet(unet: UNetConfig, image_size: int, seed: int) -> nn.Module:
     """A UNet2DModel on the CPU, its weights a function of the seed alone."""
     levels = range(len(unet.block_out_channels))
 
@@ -19,7 +21,7 @@ def build_unet(unet: UNetConfig, image_size: int, seed: int) -> UNet2DModel:
     # diffusers draws weights from the global generator: lend it one, and put it back as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "unet"))
-        return UNet2DModel(
+        model: nn.Module = UNet2DModel(
             sample_size=image_size,
             in_channels=3,
             out_channels=3,
@@ -29,9 +31,11 @@ def build_unet(unet: UNetConfig, image_size: int, seed: int) -> UNet2DModel:
             down_block_types=tuple(blocks("Down")),
             up_block_types=tuple(reversed(blocks("Up"))),
         )
+    return model
 
 
 def build_noise_scheduler(schedule: NoiseScheduleConfig) -> DDPMScheduler:
-    return DDPMScheduler(
+    scheduler: DDPMScheduler = DDPMScheduler(
         num_train_timesteps=schedule.num_train_timesteps, beta_schedule=schedule.beta_schedule
     )
+    return scheduler

@@ -27,7 +27,9 @@ class Priors:
     snapshot_iters: Tensor
 
 
-def fit_priors(images: ImageSet, dip: DIPConfig, context: Context, *, first_index: int = 0) -> Priors:
+def fit_priors(
+    images: ImageSet, dip: DIPConfig, context: Context, *, first_index: int = 0
+) -> Priors:
     """One net of its own for each image, `dip.num_iter` steps of Adam.
 
     first_index: the place of the first image in its whole set. The weights of a net depend on the

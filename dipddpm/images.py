@@ -87,7 +87,9 @@ def gaussian_blur(pixels: Tensor, sigma: float, *, truncate: float = 4.0) -> Ten
     for axis in (-1, -2):
         size = pixels.shape[axis]
         places = torch.arange(-radius, size + radius) % (2 * size)
-        mirrored = pixels.index_select(axis, torch.where(places < size, places, 2 * size - 1 - places))
+        mirrored = pixels.index_select(
+            axis, torch.where(places < size, places, 2 * size - 1 - places)
+        )
         pixels = mirrored.unfold(axis, len(kernel), 1) @ kernel
     return pixels
 
@@ -112,7 +114,9 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _to_signed(pixels: np.ndarray) -> Tensor:
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div_(127.5).sub_(1.0).contiguous()
+    return (
+        torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div_(127.5).sub_(1.0).contiguous()
+    )
 
 
 def _encode(pixels: Tensor, file_format: str, size: tuple[int, int]) -> bytes:
@@ -133,5 +137,3 @@ def _enlarge(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     left, top = (width - side) // 2, (height - side) // 2
     padding = ((top, height - side - top), (left, width - side - left), (0, 0))
     return Image.fromarray(np.pad(scaled, padding, mode="edge"))
-
-

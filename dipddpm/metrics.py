@@ -43,8 +43,8 @@ def ssim(images: Tensor, references: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004), pair by pair: (N,) float64.
 
     The paper's Gaussian window (11 x 11, sigma 1.5) and population covariances, averaged over the
-    channels and over all pixels whose window lies inside the image; scikit-image gives the same with
-    gaussian_weights=True, use_sample_covariance=False, data_range=2.
+    channels and over all pixels whose window lies inside the image; scikit-image gives the same
+    with gaussian_weights=True, use_sample_covariance=False, data_range=2.
     Raises ValueError if a shape differs, a reference leaves [-1, 1], or a side is below 11.
     """
     _check(images, references)
@@ -138,7 +138,9 @@ def score_net(
         values[f"x0_loss_at_log_snr_{level:g}"] = loss.mean().item() / snr
     mean_loss = torch.stack(list(losses.values())).mean(0)
     values["eps_loss"] = mean_loss.mean().item()
-    values["train_loss_last_epoch"] = trained.losses[-(trained.num_steps // trained.epochs) :].mean().item()
+    values["train_loss_last_epoch"] = (
+        trained.losses[-(trained.num_steps // trained.epochs) :].mean().item()
+    )
     return Scores(values, {"eps_loss": mean_loss})
 
 

@@ -1,7 +1,7 @@
 """The only wiring of stages: from images over priors, training and sampling to scores.
 
-Every stage goes through `stages`, which by default just calls it. An observer passes its own, so the
-measured and the plain path are the same code. The pipeline never looks into a stage's result.
+Every stage goes through `stages`, which by default just calls it. An observer passes its own, so
+the measured and the plain path are the same code. The pipeline never looks into a stage's result.
 """
 
 from __future__ import annotations
@@ -82,9 +82,16 @@ def run_pipeline(
     trained = None
     for epochs in config.milestones:
         trained = stages(
-            train_ddpm, training_images, size, config.unet, config.schedule, config.training, context,
-            epochs=epochs, resume_from=trained,
-        )  # fmt: skip
+            train_ddpm,
+            training_images,
+            size,
+            config.unet,
+            config.schedule,
+            config.training,
+            context,
+            epochs=epochs,
+            resume_from=trained,
+        )
         net_scores = stages(
             score_net, trained, originals, size, config.unet, config.schedule, context
         )
@@ -160,4 +167,3 @@ def make_shared_priors(
                 originals = stages(prepare, files, data.image_size)
                 degraded = stages(degrade, originals, sampling.restoration, context)
                 make_start(degraded, sampling, config, context, stages=stages)
-

@@ -103,7 +103,9 @@ def image_folder(folder: Path) -> ImageSource:
     if not folder.is_dir():
         raise ValueError(f"images must be {OBJECTS!r} or a folder, got {str(folder)!r}")
     paths = sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
     )
     if len(paths) < 2:
         raise ValueError(f"images must name a folder of at least 2 images, got {str(folder)!r}")

@@ -83,7 +83,8 @@ def train_ddpm(
         # One u serves every T: t = floor(u T). float64, so that u T stays below T.
         u = torch.rand(len(clean), generator=generator, device=device, dtype=torch.float64)
         timesteps = (u * schedule.num_train_timesteps).long()
-        noisy = noise_scheduler.add_noise(clean, noise, timesteps)
+        # diffusers asks for an IntTensor and indexes with it, for which torch wants int64.
+        noisy = noise_scheduler.add_noise(clean, noise, timesteps)  # type: ignore[arg-type]
 
         loss = (model(noisy, timesteps).sample - noise).square().mean()
         loss.backward()

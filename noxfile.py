@@ -1,0 +1,88 @@
+"""Sessions: nox -s bench -- SUITE --device cuda, nox -s tests, ... (`nox -l` lists them)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "tests"]
+
+FOLDERS = ["dipddpm", "bench", "reports", "tests", "noxfile.py"]
+RUNS = Path("runs")
+
+
+def install(session: nox.Session, extra: str) -> None:
+    """This checkout with one of its extras, at the exact versions of constraints.txt."""
+    session.install("-c", "constraints.txt", "-e", f".[{extra}]")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run a suite (quick) and write its report: nox -s bench -- SUITE --device cuda ..."""
+    install(session, "bench")
+    arguments = session.posargs or ["quick"]
+    if arguments[0].startswith("-"):
+        arguments = ["quick", *arguments]
+    if {"--dry-run", "--help", "-h"} & set(arguments):
+        session.run("python", "-m", "bench", "run", *arguments)
+        return
+    if "--out" in arguments:
+        run = arguments[arguments.index("--out") + 1]
+    else:
+        run = str(RUNS / f"{Path(arguments[0]).stem}-{datetime.now():%Y%m%d-%H%M%S}")
+        arguments = [*arguments, "--out", run]
+    # Status 1 is a run with failures in it: they are in the report, and end this session below.
+    session.run("python", "-m", "bench", "run", *arguments, success_codes=[0, 1])
+    session.run("python", "-m", "reports", "build", run)
+    session.run("python", "-m", "bench", "status", "--quiet", run)
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Write the report of a run again: nox -s report -- RUN"""
+    install(session, "bench")
+    session.run("python", "-m", "reports", "build", *session.posargs)
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Time every part with pytest-benchmark, saved under runs/benchmarks with the commit."""
+    install(session, "bench")
+    session.run(
+        "pytest", "bench", "--benchmark-only", "--benchmark-autosave",
+        "--benchmark-storage=file://./runs/benchmarks", *session.posargs,
+    )  # fmt: skip
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The quick tests, under four minutes."""
+    install(session, "dev")
+    session.run("pytest", "-m", "not slow and not cuda", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """The tests that take longer, real kills among them."""
+    install(session, "dev")
+    session.run("pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff over everything."""
+    session.install("-c", "constraints.txt", "ruff")
+    session.run("ruff", "check", *FOLDERS)
+    session.run("ruff", "format", "--check", *FOLDERS)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy --strict over everything."""
+    install(session, "dev")
+    session.run("mypy", "--strict", *FOLDERS)
