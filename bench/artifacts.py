@@ -39,17 +39,20 @@ def to_bytes(result: Any) -> bytes:
             tensors |= {f"{field.name}/{name}": item.contiguous() for name, item in value.items()}
         else:
             plain[field.name] = value
-    return save_tensors(tensors, {"kind": type(result).__name__, "plain": json.dumps(plain)})
+    # One entry: safetensors writes several in an order of its own, and equal results must be
+    # equal bytes.
+    about = {"kind": type(result).__name__, "plain": plain}
+    return save_tensors(tensors, {"result": json.dumps(about, sort_keys=True)})
 
 
 def from_bytes(data: bytes) -> Any:
     """The reverse of `to_bytes`. Raises ArtifactError for what it never writes."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    metadata = header.get("__metadata__", {})
-    kind = _KINDS.get(metadata.get("kind", ""))
+    about = json.loads(header.get("__metadata__", {}).get("result", "{}"))
+    kind = _KINDS.get(about.get("kind", ""))
     if kind is None:
-        raise ArtifactError(f"holds {metadata.get('kind')!r}, not a stage result")
-    fields: dict[str, Any] = json.loads(metadata["plain"])
+        raise ArtifactError(f"holds {about.get('kind')!r}, not a stage result")
+    fields: dict[str, Any] = about["plain"]
     for name, tensor in load_tensors(data).items():
         field, _, item = name.partition("/")
         if item:

@@ -13,16 +13,15 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping
-from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from bench import records
+from bench.lifeline import end_with
 from bench.records import Environment, UserError
 
 EngineName = Literal["forkserver", "subprocess"]
@@ -167,13 +166,3 @@ def _describe(there: Connection, device: str) -> None:
     from bench import environment
 
     there.send(environment.answer(device))
-
-
-def end_with(sentinel: int) -> None:
-    """Ends this process at once when the pipe `sentinel` is closed at its other end."""
-
-    def wait() -> None:
-        connection.wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

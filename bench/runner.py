@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,8 +36,12 @@ def check_new(folder: Path) -> None:
     if folder.exists():
         raise UserError(f"--out must be a new folder, got {str(folder)!r}; see `bench resume`")
     above = next(path for path in folder.absolute().parents if path.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise UserError(f"--out must be in a folder that can be written, got {str(folder)!r}")
+    try:
+        # Tried, not asked: permissions are not all that can be in the way.
+        with tempfile.TemporaryDirectory(dir=above):
+            pass
+    except OSError as error:
+        raise UserError(f"--out must be writable, got {str(folder)!r}: {error.strerror}") from error
 
 
 def create(folder: Path, plan: Plan, environment: records.Environment, suite_text: str) -> Run:

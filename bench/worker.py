@@ -19,8 +19,8 @@ import torch
 
 from bench import records
 from bench.artifacts import Artifacts
-from bench.engines import end_with
 from bench.ledger import MeasuringLedger
+from bench.lifeline import end_with
 from bench.meters import SharedCounter, Spans
 from bench.records import Case, Record, Status, UnitSpec, UnitSummary
 from bench.suite import outcome_config, pipeline_config

@@ -1,0 +1,108 @@
+"""What a section is made of. The template draws each kind; all text in them is escaped there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup
+
+from reports.pictures import Strip
+
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is shown, and what the column is sorted by."""
+
+    text: str
+    value: Value
+
+    @property
+    def numeric(self) -> bool:
+        return isinstance(self.value, int | float) or (self.value is None and self.text == "–")
+
+
+@dataclass(frozen=True)
+class Table:
+    """columns: names with their units"""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    caption: str = ""
+    filterable: bool = False
+    kind: str = field(default="table", init=False)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """svg: in two widths; data: the values behind it"""
+
+    svg: Markup
+    caption: str
+    data: Table | None = None
+    kind: str = field(default="figure", init=False)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    strips: Sequence[Strip]
+    caption: str
+    kind: str = field(default="pictures", init=False)
+
+
+@dataclass(frozen=True)
+class Text:
+    text: str
+    heading: str = ""
+    kind: str = field(default="text", init=False)
+
+
+@dataclass(frozen=True)
+class Note:
+    """Text that must not be overlooked."""
+
+    text: str
+    kind: str = field(default="note", init=False)
+
+
+@dataclass(frozen=True)
+class Code:
+    """Preformatted text; under a summary it is folded."""
+
+    text: str
+    summary: str = ""
+    kind: str = field(default="code", init=False)
+
+
+@dataclass(frozen=True)
+class Listing:
+    items: Sequence[str]
+    heading: str = ""
+    kind: str = field(default="listing", init=False)
+
+
+Block = Table | Figure | Pictures | Text | Note | Code | Listing
+
+
+@dataclass(frozen=True)
+class Section:
+    """finding: one computed sentence that says what was found, or what is missing."""
+
+    id: str
+    title: str
+    finding: str
+    blocks: Sequence[Block] = ()
+
+
+def raw(value: Value) -> Cell:
+    """A value as it is stored, to six digits."""
+    if value is None:
+        return Cell("–", None)
+    return Cell(f"{value:.6g}" if isinstance(value, float) else str(value), value)
+
+
+def raw_table(columns: Sequence[str], rows: Iterable[Sequence[Value]]) -> Table:
+    """The values behind a figure."""
+    return Table(columns, [[raw(value) for value in row] for row in rows])

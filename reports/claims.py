@@ -1,0 +1,133 @@
+"""What the publication reported, and where this run has the same settings."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.stats import Effect, Pair, paired_ratio
+from reports.tables import Outcome
+
+PUBLISHED = Path(__file__).parent / "published.csv"
+# The publication decoded its images in every epoch and kept its DIP outputs in memory.
+PUBLISHED_ARM = {"yes": ("dip", "memory"), "no": ("images", "decode")}
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """A row of the published table. training_seconds: of the epoch loop; None where not given."""
+
+    table: str
+    dip: str
+    data_size: int
+    epochs: int
+    timesteps: int
+    schedule: str
+    training_seconds: float | None
+    psnr_db: float
+
+    @property
+    def settings(self) -> dict[str, str | int]:
+        """In the words of a suite file."""
+        train_on, loader = PUBLISHED_ARM[self.dip]
+        return {
+            "train_on": train_on,
+            "loader": loader,
+            "num_images": self.data_size,
+            "epochs": self.epochs,
+            "num_train_timesteps": self.timesteps,
+            "beta_schedule": self.schedule,
+        }
+
+
+def published_rows() -> list[PublishedRow]:
+    """The 14 rows, in the order of the publication."""
+    with PUBLISHED.open(encoding="utf-8", newline="") as stream:
+        return [_row(fields) for fields in csv.DictReader(stream)]
+
+
+def _row(fields: dict[str, str]) -> PublishedRow:
+    return PublishedRow(
+        table=fields["table"],
+        dip=fields["dip"],
+        data_size=int(fields["data_size"]),
+        epochs=int(fields["epochs"]),
+        timesteps=int(fields["timesteps"]),
+        schedule=fields["schedule"],
+        training_seconds=float(fields["training_seconds"]) if fields["training_seconds"] else None,
+        psnr_db=float(fields["psnr_db"]),
+    )
+
+
+@dataclass(frozen=True)
+class PublishedPair:
+    """Two published rows that differ in DIP alone; ratio: seconds with DIP / without."""
+
+    label: str
+    ratio: float
+
+
+def published_pairs(rows: Iterable[PublishedRow]) -> list[PublishedPair]:
+    """The pairs with a training time on both sides."""
+    sides: dict[tuple[int, int, int, str], dict[str, float]] = {}
+    for row in rows:
+        if row.training_seconds is not None:
+            key = (row.data_size, row.epochs, row.timesteps, row.schedule)
+            sides.setdefault(key, {})[row.dip] = row.training_seconds
+    return [
+        PublishedPair(
+            f"{size} images, {epochs} epochs, {timesteps} {schedule.split('_')[0]}",
+            side["yes"] / side["no"],
+        )
+        for (size, epochs, timesteps, schedule), side in sides.items()
+        if len(side) == 2
+    ]
+
+
+def published_effect(pairs: list[PublishedPair]) -> Effect | None:
+    """Seconds with DIP / without, each pair taken as two runs of its own."""
+    made = (Pair(1.0, pair.ratio, f"no {i}", f"yes {i}") for i, pair in enumerate(pairs))
+    return paired_ratio(made)
+
+
+def ours(row: PublishedRow, found: Iterable[Outcome]) -> Outcome | None:
+    """The first finished outcome with the settings of a published row."""
+    return next(
+        (
+            outcome
+            for outcome in found
+            if outcome.ok
+            and outcome.settings.get("task") == "generate"
+            and all(outcome.settings.get(name) == value for name, value in row.settings.items())
+        ),
+        None,
+    )
+
+
+def suite_of(rows: Iterable[PublishedRow]) -> str:
+    """A suite file that asks for the settings of `rows`; all else at its default."""
+    grids = [
+        "[[grid]]\n" + "\n".join(f"{name} = {_toml(value)}" for name, value in row.settings.items())
+        for row in rows
+    ]
+    head = 'title = "The settings of the published table"\nabout = "Net, size and images are ours."\n'
+    return "\n".join([head, *grids]) + "\n"
+
+
+def _toml(value: str | int) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+# The claims, with the strength that the publication itself gave them.
+CLAIMS = (
+    ("More epochs give a higher PSNR", "one pair (10 against 20 epochs, 1000 images)"),
+    ("Training on DIP outputs takes less time", "six pairs, sign-flip p 0.031"),
+    ("DIP has the higher PSNR at 100 images, 30 epochs", "two pairs; over all six 0.07 dB, p 0.75"),
+    ("Without DIP is better at 500 images", "two pairs"),
+    ("Fewer timesteps: shorter and worse", "four pairs, smallest p 0.125"),
+    ("squaredcos_cap_v2 is better than linear and slower", "two pairs"),
+    ("A start from a DIP needs fewer denoising steps", "theory, nothing measured"),
+    ("Making the priors takes much time", "no figure"),
+)

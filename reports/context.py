@@ -1,0 +1,173 @@
+"""What the sections share: the run, its outcomes, and the effects that several of them tell of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from bench.records import Setting
+from bench.stats import Effect, Pair, paired_ratio
+from reports.load import Artifacts, Loaded
+from reports.tables import (
+    Ledger,
+    Matched,
+    Outcome,
+    cell,
+    matched,
+    outcomes,
+    run_cell,
+    training_runs,
+    values,
+)
+from reports.words import schedule
+
+Quantity = Callable[[Outcome], float | None]
+
+
+def per_image(outcome: Outcome) -> float | None:
+    """Training seconds for an image seen."""
+    return outcome.train_seconds_per_image
+
+
+def eps_loss(outcome: Outcome) -> float | None:
+    """Held-out denoising loss, mean over the log-SNR levels."""
+    return outcome.score("eps_loss")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The cell in which the arms are shown side by side.
+
+    arms: the last outcome of the training run of each (train_on, loader), without repeats
+    """
+
+    words: str
+    key: str
+    arms: dict[tuple[str, str], Outcome]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run with everything derived from it that more than one section needs."""
+
+    run: Loaded
+
+    @cached_property
+    def found(self) -> list[Outcome]:
+        return outcomes(self.run)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.run)
+
+    @cached_property
+    def artifacts(self) -> Artifacts:
+        return Artifacts(self.run)
+
+    @cached_property
+    def ok(self) -> list[Outcome]:
+        return [outcome for outcome in self.found if outcome.ok]
+
+    @cached_property
+    def generated(self) -> list[Outcome]:
+        return [outcome for outcome in self.ok if outcome.settings["task"] == "generate"]
+
+    @cached_property
+    def restored(self) -> list[Outcome]:
+        return [outcome for outcome in self.ok if outcome.settings["task"] == "restore"]
+
+    @cached_property
+    def runs(self) -> list[Outcome]:
+        """The last generation of each training run."""
+        return training_runs(self.generated)
+
+    @property
+    def how_to_get(self) -> str:
+        """The command that makes outcomes which this run has not."""
+        if self.run.missing:
+            return self.run.resume
+        if any(not outcome.ok for outcome in self.found):
+            return f"{self.run.resume} --retry-failed"
+        return "python -m bench run quick"
+
+    def pairs(
+        self, factor: str, base: Setting, other: Setting, *, of_runs: bool = True
+    ) -> list[Matched]:
+        """Training runs, or single outcomes, that differ in one factor."""
+        if of_runs:
+            return matched(self.runs, factor, base, other, where=run_cell)
+        return matched(self.generated, factor, base, other, where=cell)
+
+    def ratio(
+        self, quantity: Quantity, factor: str, base: Setting, other: Setting, *, of_runs: bool = True
+    ) -> Effect | None:
+        """other / base over all pairs; None without one."""
+        return paired_ratio(self.pair_values(quantity, factor, base, other, of_runs=of_runs))
+
+    def pair_values(
+        self, quantity: Quantity, factor: str, base: Setting, other: Setting, *, of_runs: bool = True
+    ) -> list[Pair]:
+        """The values of the quantity, pair by pair."""
+        return values(self.pairs(factor, base, other, of_runs=of_runs), quantity)
+
+    @cached_property
+    def dip_time(self) -> Effect | None:
+        """Training seconds an image, DIP outputs / images, at equal settings."""
+        return self.ratio(per_image, "train_on", "images", "dip")
+
+    @cached_property
+    def loader_time(self) -> Effect | None:
+        """Training seconds an image, decode / memory, at equal settings."""
+        return self.ratio(per_image, "loader", "memory", "decode")
+
+    @cached_property
+    def dip_loss(self) -> Effect | None:
+        """Held-out loss after the last milestone, DIP outputs / images, at equal settings."""
+        return self.ratio(eps_loss, "train_on", "images", "dip")
+
+    @cached_property
+    def dip_total(self) -> Effect | None:
+        """Total seconds of an outcome, priors included, DIP outputs / images."""
+        return self.ratio(lambda one: one.total_seconds, "train_on", "images", "dip")
+
+    @cached_property
+    def repeat_time(self) -> Effect | None:
+        """A-vs-A: training seconds an image of a case that ran twice, second / first."""
+        return self.ratio(per_image, "repeat", 1, 2)
+
+    @cached_property
+    def reference(self) -> Reference | None:
+        """The cell with the most arms; of those the largest. None without a finished generation."""
+        cells: dict[str, dict[tuple[str, str], Outcome]] = {}
+        for outcome in self.runs:
+            if outcome.record.repeat == 1:
+                key = run_cell(outcome, "train_on", "loader")
+                cells.setdefault(key, {}).setdefault(arm_of(outcome), outcome)
+        if not cells:
+            return None
+        key = max(cells, key=lambda key: (len(cells[key]), *_size(next(iter(cells[key].values())))))
+        return Reference(cell_words(next(iter(cells[key].values()))), key, cells[key])
+
+
+def _size(outcome: Outcome) -> tuple[float, float, str]:
+    return (
+        outcome.number("num_images"),
+        outcome.number("num_train_timesteps"),
+        run_cell(outcome, "train_on", "loader"),
+    )
+
+
+def arm_of(outcome: Outcome) -> tuple[str, str]:
+    """What is trained on, and through which loader."""
+    return str(outcome.settings["train_on"]), str(outcome.settings["loader"])
+
+
+def cell_words(outcome: Outcome) -> str:
+    """64 images, 1000 linear; with a seed if it is not 0."""
+    settings, seed = outcome.settings, outcome.record.seed
+    words = (
+        f"{settings['num_images']} images, "
+        f"{schedule(settings['num_train_timesteps'], settings['beta_schedule'])}"
+    )
+    return words if seed == 0 else f"{words}, seed {seed}"

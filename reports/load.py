@@ -1,0 +1,136 @@
+"""From a run folder to checked records, and from keys to the artifacts behind them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+
+from bench.records import (
+    ARTIFACTS,
+    LOG,
+    UNFINISHED,
+    UNITS,
+    Case,
+    Environment,
+    Plan,
+    Record,
+    Run,
+    StageRow,
+    UnitSummary,
+    UserError,
+)
+
+RUNS = Path("runs")
+# Colours and cursor movements of a terminal, and all other control characters but the line end.
+_CONTROL = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x09\x0b-\x1f\x7f-\x9f]"
+)
+LOG_LINES = 20
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run folder, read and checked.
+
+    missing: the cases without a record
+    attempts: units of which an unfinished or failed attempt was kept aside
+    """
+
+    folder: Path
+    plan: Plan
+    environment: Environment
+    records: tuple[Record, ...]
+    rows: tuple[StageRow, ...]
+    summaries: tuple[UnitSummary, ...]
+    missing: tuple[Case, ...]
+    attempts: tuple[str, ...]
+
+    @property
+    def resume(self) -> str:
+        """The command that makes what is missing."""
+        return f"python -m bench resume {self.folder}"
+
+
+def find_run(name: str) -> Path:
+    """A run by its path, or by its name under runs/."""
+    return Path(name) if Path(name).exists() else RUNS / name
+
+
+def load_run(folder: Path) -> Loaded:
+    """Raises UserError, naming the file, if the folder is no run, a line is broken, or none is there."""
+    run = Run.open(folder)
+    records = run.records()
+    if not records:
+        raise UserError(f"{folder}: no record yet; make some with: python -m bench resume {folder}")
+    return Loaded(
+        folder=folder,
+        plan=run.plan,
+        environment=run.environment,
+        records=tuple(records),
+        rows=tuple(run.stage_rows()),
+        summaries=tuple(run.summaries()),
+        missing=tuple(run.missing()),
+        attempts=tuple(_attempts(folder / UNITS)),
+    )
+
+
+def _attempts(units: Path) -> Iterable[str]:
+    suffixes = (UNFINISHED, ".failed", ".busy")
+    return sorted(path.name for path in units.iterdir() if path.suffix in suffixes)
+
+
+def plain_text(text: str) -> str:
+    """Without what a terminal would act on."""
+    return _CONTROL.sub("", text.replace("\r\n", "\n"))
+
+
+def log_tail(run: Loaded, unit: str) -> str:
+    """The last lines of what the worker of a unit printed; empty if it printed nothing."""
+    path = run.folder / UNITS / unit / LOG
+    if not path.is_file():
+        return ""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return plain_text("\n".join(lines[-LOG_LINES:])).strip()
+
+
+class Artifacts:
+    """Stage results by key. What is missing or not what was written is a warning, not an array."""
+
+    def __init__(self, run: Loaded) -> None:
+        self._units = run.folder / UNITS
+        order = {spec.unit: place for place, spec in enumerate(run.plan.units)}
+        self._kept: dict[str, StageRow] = {}
+        for row in sorted(run.rows, key=lambda row: order.get(row.unit, len(order))):
+            # Rows of one key hold one result; the first unit of the plan that kept it serves.
+            if row.executed and row.artifact_sha256 is not None:
+                self._kept.setdefault(row.key, row)
+        self.warnings: list[str] = []
+
+    def tensors(self, key: str) -> dict[str, np.ndarray]:
+        """The arrays of a stage result by name; empty if there are none to be had."""
+        row = self._kept.get(key)
+        if row is None:
+            return {}
+        name = f"{row.unit}/{ARTIFACTS}/{key}.safetensors"
+        try:
+            data = (self._units / name).read_bytes()
+        except OSError as error:
+            return self._warn(f"{UNITS}/{name} ({row.function}): {error.strerror}")
+        if hashlib.sha256(data).hexdigest() != row.artifact_sha256:
+            return self._warn(f"{UNITS}/{name} ({row.function}): its content is not what was written")
+        try:
+            return dict(load_tensors(data))
+        except SafetensorError as error:
+            return self._warn(f"{UNITS}/{name} ({row.function}): {error}")
+
+    def _warn(self, text: str) -> dict[str, np.ndarray]:
+        if text not in self.warnings:
+            self.warnings.append(text)
+        return {}

@@ -1,0 +1,504 @@
+"""The sections on time: the answer, the published table, the loaders, the ledger, the controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.stats import Effect, Pair, paired_ratio
+from reports import plots, svg
+from reports.blocks import Block, Cell, Code, Figure, Note, Section, Table, Text, raw_table
+from reports.claims import (
+    CLAIMS,
+    PUBLISHED_ARM,
+    PublishedRow,
+    ours,
+    published_effect,
+    published_pairs,
+    published_rows,
+    suite_of,
+)
+from reports.context import Report, arm_of, cell_words, per_image
+from reports.plots import Bar, ForestRow, Line, LoaderPoint
+from reports.tables import GROUPS, TRAIN, Outcome
+from reports.words import (
+    number,
+    percent,
+    plural,
+    ratio_effect,
+    schedule,
+    seconds,
+    signed_percent,
+    three,
+    times,
+)
+
+NOT_MEASURED = "not measured here"
+
+
+def missing(report: Report, what: str) -> str:
+    """The one line of a section without data."""
+    return f"No {what} in this run; made by: {report.how_to_get}"
+
+
+def logs(pairs: Sequence[Pair]) -> list[float]:
+    """The ratios of pairs, as dots of a forest plot."""
+    return [pair.other / pair.base for pair in pairs]
+
+
+# The answer ------------------------------------------------------------------------------------
+
+
+def answer(report: Report) -> Section:
+    """Three sentences, the controls, and what so small a run can show."""
+    said = [*_time_sentence(report), *_total_sentence(report), *_loss_sentence(report)]
+    finding = said[0] if said else missing(report, "pair of training runs with and without DIP")
+    blocks: list[Block] = [Text(text) for text in said[1:]]
+    blocks.append(Note(f"What this run can and cannot show. {report.run.plan.about}"))
+    rows = _control_rows(report)
+    if rows:
+        blocks.append(
+            Figure(
+                svg.render("controls", "Controls: ratios that should be 1", _drawn(rows)),
+                "Controls: training seconds an image where nothing that matters to a training step "
+                "differs. A dot a pair of runs, a bar their mean, a line its 95 % interval; what they "
+                "show beside 1× is noise, and no effect of that size can be told from it.",
+                _forest_data(rows),
+            )
+        )
+    return Section("answer", "Answer", finding, blocks)
+
+
+def _time_sentence(report: Report) -> list[str]:
+    effect, control = report.dip_time, report.repeat_time
+    if effect is None:
+        return []
+    beside = f"; the same case run twice gave {ratio_effect(control)}" if control else ""
+    return [
+        "With DIP outputs in place of the images, all else equal, a training image took "
+        f"{ratio_effect(effect)} of the time{beside}."
+    ]
+
+
+def _total_sentence(report: Report) -> list[str]:
+    effect, crossing = report.dip_total, _crossing(report)
+    if effect is None:
+        return []
+    text = (
+        "Counted in full, the priors' fit included, an outcome with DIP took "
+        f"{ratio_effect(effect)} of the seconds of one without."
+    )
+    return [f"{text} {crossing}" if crossing else text]
+
+
+def _loss_sentence(report: Report) -> list[str]:
+    effect = report.dip_loss
+    if effect is None:
+        return []
+    return [
+        f"The held-out loss after equal epochs was {ratio_effect(effect)} of that without DIP. "
+        f"{_seeds(report)}"
+    ]
+
+
+def _seeds(report: Report) -> str:
+    seeds = {outcome.record.seed for outcome in report.ok}
+    if len(seeds) == 1:
+        return "One seed: the intervals are over settings, not over repetitions of training."
+    return f"{len(seeds)} seeds; the intervals are over settings and seeds."
+
+
+def _control_rows(report: Report) -> list[ForestRow]:
+    """A-vs-A, and what changes nothing in a training step."""
+    factors = [("repeat", 1, 2, "the same case again"), *_axis(report, "num_train_timesteps")]
+    factors += [("beta_schedule", "linear", "squaredcos_cap_v2", "squaredcos / linear")]
+    rows = []
+    for factor, base, other, label in factors:
+        pairs = report.pair_values(per_image, factor, base, other)
+        if pairs:
+            rows.append(ForestRow(label, logs(pairs), paired_ratio(pairs)))
+    return rows
+
+
+def _axis(report: Report, factor: str) -> list[tuple[str, int | float, int | float, str]]:
+    levels = sorted({outcome.number(factor) for outcome in report.runs})
+    if len(levels) < 2:
+        return []
+    return [(factor, levels[0], levels[-1], f"{levels[-1]:g} / {levels[0]:g} timesteps")]
+
+
+def _drawn(rows: Sequence[ForestRow]) -> svg.Draw:
+    return lambda width: plots.forest(rows, "ratio of training seconds an image", width)
+
+
+def _forest_data(rows: Sequence[ForestRow]) -> Table:
+    return raw_table(
+        ["row", "pairs", "mean ratio", "low", "high", "sign-flip p"],
+        [
+            [row.label, ", ".join(f"{dot:.6g}" for dot in row.dots), *_effect_values(row.effect)]
+            for row in rows
+        ],
+    )
+
+
+def _effect_values(effect: Effect | None) -> list[float | None]:
+    return [effect.mean, effect.low, effect.high, effect.p] if effect else [None] * 4
+
+
+# The published table -----------------------------------------------------------------------------
+
+
+def published(report: Report) -> Section:
+    """The 14 rows beside ours, and the DIP / no-DIP ratios of both."""
+    rows = published_rows()
+    theirs = published_effect(published_pairs(rows))
+    assert theirs is not None
+    there = [ours(row, report.found) for row in rows]
+    count = sum(outcome is not None for outcome in there)
+    equal = report.dip_time
+    said = f"here, at an equal loader, {ratio_effect(equal)}" if equal else "here not measured"
+    finding = (
+        f"Published: training with DIP took {ratio_effect(theirs)} of the time without; {said}. "
+        f"Of the {len(rows)} published settings this run has {count}."
+    )
+    blocks: list[Block] = [
+        Text(
+            "Other data, another net and another size: an analogue. Absolute seconds are not "
+            "comparable between the columns; ratios within a column are. The publication decoded its "
+            "images in every epoch and held its DIP outputs in memory, so its ratio mixes the loader "
+            "with DIP."
+        ),
+        _published_forest(report, theirs),
+        _published_table(rows, there),
+    ]
+    wanted = [row for row, outcome in zip(rows, there, strict=True) if outcome is None]
+    if wanted:
+        blocks += [
+            Text(
+                f"The {plural(len(wanted), 'setting')} not measured here: save the text below as "
+                "published.toml; a folder with enough images makes them: "
+                "python -m bench run published.toml --images FOLDER"
+            ),
+            Code(suite_of(wanted), "published.toml"),
+        ]
+    blocks.append(
+        Table(
+            ["claim", "what the publication had for it"],
+            [[Cell(claim, claim), Cell(strength, strength)] for claim, strength in CLAIMS],
+            "The eight claims and their published strength. This table judges none of them.",
+        )
+    )
+    return Section("published", "Published table beside ours", finding, blocks)
+
+
+def _published_forest(report: Report, theirs: Effect) -> Figure:
+    pairs = published_pairs(published_rows())
+    rows = [ForestRow(f"published: {p.label}", [p.ratio], arm="dip", published=True) for p in pairs]
+    rows.append(
+        ForestRow("published, all", [p.ratio for p in pairs], theirs, "dip", published=True)
+    )
+    as_published = _as_published(report)
+    if as_published:
+        effect = paired_ratio(as_published)
+        rows.append(ForestRow("ours, loaders as published", logs(as_published), effect, "dip"))
+    equal = report.pair_values(per_image, "train_on", "images", "dip")
+    if equal:
+        rows.append(ForestRow("ours, equal loaders", logs(equal), report.dip_time, "dip"))
+    return Figure(
+        svg.render(
+            "published",
+            "Training seconds with DIP over without, published and ours",
+            lambda width: plots.forest(rows, "training seconds, DIP / no DIP", width),
+        ),
+        "Training seconds with DIP over without. Hollow: as published, one run each. Filled: ours, a "
+        "dot a pair; a bar is a mean, a line its 95 % interval where three or more runs on each side "
+        "give one. Left of 1× DIP was faster.",
+        _forest_data(rows),
+    )
+
+
+def _as_published(report: Report) -> list[Pair]:
+    """The contrast the publication drew: DIP outputs in memory against images decoded."""
+    pairs: dict[str, dict[tuple[str, str], Outcome]] = {}
+    for outcome in report.runs:
+        if outcome.record.repeat == 1:
+            pairs.setdefault(_net_words(outcome), {})[arm_of(outcome)] = outcome
+    found = []
+    for arms in pairs.values():
+        base, other = arms.get(PUBLISHED_ARM["no"]), arms.get(PUBLISHED_ARM["yes"])
+        if base and other and (b := per_image(base)) and (o := per_image(other)):
+            found.append(Pair(b, o, base.record.unit, other.record.unit))
+    return found
+
+
+def _net_words(outcome: Outcome) -> str:
+    from reports.tables import run_cell
+
+    return run_cell(outcome, "train_on", "loader")
+
+
+def _published_table(rows: Sequence[PublishedRow], there: Sequence[Outcome | None]) -> Table:
+    return Table(
+        [
+            "DIP", "images", "epochs", "schedule", "published training, s", "ours, s",
+            "published PSNR, dB", "ours, dB",
+        ],
+        [_published_cells(row, outcome) for row, outcome in zip(rows, there, strict=True)],
+        "PSNR: the published all-pairs score, whose optimum is the mean image.",
+    )  # fmt: skip
+
+
+def _published_cells(row: PublishedRow, outcome: Outcome | None) -> list[Cell]:
+    trained = outcome.group_seconds("train") if outcome else None
+    psnr = outcome.score("all_pairs_psnr") if outcome else None
+    words = schedule(row.timesteps, row.schedule)
+    return [
+        Cell(row.dip, row.dip),
+        Cell(str(row.data_size), row.data_size),
+        Cell(str(row.epochs), row.epochs),
+        Cell(words, words),
+        Cell(number(row.training_seconds), row.training_seconds),
+        Cell(number(trained) if outcome else NOT_MEASURED, trained),
+        Cell(number(row.psnr_db), row.psnr_db),
+        Cell(number(psnr) if outcome else NOT_MEASURED, psnr),
+    ]
+
+
+# Target x loader -----------------------------------------------------------------------------------
+
+
+def loaders(report: Report) -> Section:
+    """The 2 x 2 of what is trained on and how it is read."""
+    title, reference = "Target × loader", report.reference
+    points = [
+        LoaderPoint(train_on, loader, 1000 * taken, _waiting(outcome))
+        for (train_on, loader), outcome in (reference.arms.items() if reference else ())
+        if (taken := per_image(outcome)) is not None
+    ]
+    if reference is None or len({point.loader for point in points}) < 2:
+        return Section("loaders", title, missing(report, "case with more than one loader"))
+    effect = report.loader_time
+    decoded = [p for p in points if p.loader == "decode" and p.waiting is not None]
+    waited = sum(p.waiting or 0 for p in decoded) / max(1, sum(p.milliseconds for p in decoded))
+    finding = (
+        f"With the decode loader a training image took {_longer(effect)}; "
+        f"{percent(waited)} of its time was spent waiting for data."
+        if effect
+        else f"With the decode loader {percent(waited)} of the training time was waiting for data."
+    )
+    figure = Figure(
+        svg.render("loaders", "Training time an image by target and loader",
+                   lambda width: plots.loaders(points, width), wide=5.6),
+        f"Milliseconds for a training image at {reference.words}, one run each, no interval. Filled: "
+        "all of it; hollow and dashed: the part spent waiting for the batch. Both loaders yield the "
+        "same pixels.",
+        raw_table(
+            ["train on", "loader", "ms an image", "of it waiting, ms"],
+            [[p.arm, p.loader, p.milliseconds, p.waiting] for p in points],
+        ),
+    )  # fmt: skip
+    return Section("loaders", title, finding, [figure, _two_by_two(report)])
+
+
+def _longer(effect: Effect) -> str:
+    over = f"[{signed_percent(effect.low)}, {signed_percent(effect.high)}] over" if (
+        effect.low is not None and effect.high is not None
+    ) else "in"
+    tail = "" if effect.low is not None else ", no interval"
+    change = abs(100 * (effect.mean - 1))
+    word = "longer" if effect.mean >= 1 else "less"
+    return f"{three(change)} % {word} ({over} {plural(effect.n, 'pair')}{tail})"
+
+
+def _waiting(outcome: Outcome) -> float | None:
+    waited = outcome.data_wait_seconds
+    return None if waited is None else 1000 * waited / outcome.images_seen
+
+
+def _two_by_two(report: Report) -> Table:
+    interaction = _interaction(report)
+    effects = [
+        ("loader: decode / memory", report.loader_time),
+        ("DIP: dip / images", report.dip_time),
+        ("interaction: DIP's ratio decoded / in memory", interaction),
+    ]
+    return Table(
+        ["effect on training seconds an image", "ratio", "95 % interval", "pairs", "sign-flip p"],
+        [[Cell(name, name), *effect_cells(effect)] for name, effect in effects],
+        "Effects over all pairs of this run that differ in that factor alone. An interval needs three "
+        "runs on each side.",
+    )
+
+
+def effect_cells(effect: Effect | None) -> list[Cell]:
+    """Ratio, interval, pairs and p; what there is none of is a dash."""
+    if effect is None:
+        return [Cell(NOT_MEASURED, None), Cell("–", None), Cell("0", 0), Cell("–", None)]
+    interval = "no interval"
+    if effect.low is not None and effect.high is not None:
+        interval = f"{times(effect.low)} to {times(effect.high)}"
+    return [
+        Cell(times(effect.mean), effect.mean),
+        Cell(interval, effect.low),
+        Cell(str(effect.n), effect.n),
+        Cell(number(effect.p), effect.p),
+    ]
+
+
+def _interaction(report: Report) -> Effect | None:
+    """How much DIP's ratio differs between the loaders: a ratio of ratios, a value a cell."""
+    sides: dict[str, dict[str, Pair]] = {}
+    for pair in report.pairs("train_on", "images", "dip"):
+        base, other = per_image(pair.base), per_image(pair.other)
+        if base and other:
+            name = f"{pair.base.record.unit} {pair.other.record.unit}"
+            of_cell = sides.setdefault(_net_words(pair.base), {})
+            of_cell[str(pair.base.settings["loader"])] = Pair(1.0, other / base, name, name)
+    return paired_ratio(
+        Pair(
+            side["memory"].other, side["decode"].other,
+            side["memory"].other_execution, side["decode"].other_execution,
+        )
+        for side in sides.values()
+        if {"memory", "decode"} <= set(side)
+    )  # fmt: skip
+
+
+# Where the time goes -----------------------------------------------------------------------------
+
+
+def ledger(report: Report) -> Section:
+    """A bill an arm, and what sharing the priors would change."""
+    title, reference = "Where the time goes", report.reference
+    arms = [
+        (f"{train_on}, {loader}", outcome)
+        for (train_on, loader), outcome in sorted((reference.arms if reference else {}).items())
+        if outcome.total_seconds is not None
+    ]
+    if reference is None or not arms:
+        return Section("ledger", title, missing(report, "outcome with a complete bill"))
+    rows = [Bar(name, _groups(outcome)) for name, outcome in arms]
+    epochs = max(outcome.number("epochs") for _, outcome in arms)
+    shares = [
+        (name, (row.groups["priors"] / sum(row.groups.values())))
+        for (name, _), row in zip(arms, rows, strict=True)
+        if row.groups["priors"] and name.startswith("dip")
+    ]
+    finding = (
+        f"At {reference.words}, {epochs:g} epochs, making the priors was "
+        + " and ".join(f"{percent(share)} of all the seconds ({name})" for name, share in shares)
+        + "; one run each, no interval."
+        if shares
+        else f"At {reference.words}, {epochs:g} epochs, no arm with priors has a complete bill."
+    )
+    figure = Figure(
+        svg.render("ledger", "Seconds by stage, a bar an arm", lambda width: plots.bars(rows, width)),
+        f"Everything an outcome rests on at {reference.words} after {epochs:g} epochs; priors in full, "
+        "wherever they were fitted; one run each. Process start and warm-up are no stage and not here.",
+        raw_table(["arm", *GROUPS], [[row.label, *row.groups.values()] for row in rows]),
+    )
+    return Section("ledger", title, finding, [figure, *_sharing(report)])
+
+
+def _groups(outcome: Outcome) -> dict[str, float]:
+    return {group: outcome.group_seconds(group) or 0.0 for group in GROUPS}
+
+
+def _costs(report: Report) -> tuple[float, float, float] | None:
+    """Seconds: of the priors, of a run with DIP without them, of a run on images."""
+    arms = report.reference.arms if report.reference else {}
+    with_dip, without = arms.get(("dip", "memory")), arms.get(("images", "memory"))
+    if with_dip is None or without is None:
+        return None
+    priors, total, plain = (
+        with_dip.group_seconds("priors"), with_dip.total_seconds, without.total_seconds
+    )  # fmt: skip
+    if priors is None or total is None or plain is None:
+        return None
+    return priors, total - priors, plain
+
+
+def _crossing(report: Report) -> str:
+    costs = _costs(report)
+    if costs is None:
+        return ""
+    priors, with_dip, plain = costs
+    if with_dip >= plain:
+        return (
+            f"Sharing the priors never pays for them: without their {seconds(priors)} a run with DIP "
+            f"still took {seconds(with_dip)} against {seconds(plain)}."
+        )
+    runs = three(priors / (plain - with_dip))
+    return (
+        f"The priors' {seconds(priors)} would be paid back after {runs} training runs that share them "
+        f"({seconds(with_dip)} against {seconds(plain)} a run, one run each)."
+    )
+
+
+def _sharing(report: Report) -> list[Block]:
+    costs = _costs(report)
+    if costs is None or report.reference is None:
+        return [Text(missing(report, "pair of arms, in memory, to find a break-even for"))]
+    priors, with_dip, plain = costs
+    crossing = priors / (plain - with_dip) if plain > with_dip else None
+    last = max(10.0, 1.5 * crossing) if crossing else 10.0
+    x = [0.0, last]
+    lines = [
+        Line("dip", x, [priors + n * with_dip for n in x], "dip, priors once"),
+        Line("images", x, [n * plain for n in x], "images"),
+    ]
+    return [
+        Text(_crossing(report), "Break-even"),
+        Figure(
+            svg.render("break-even", "Total seconds against runs that share the priors",
+                       lambda width: plots.break_even(lines, crossing, width), wide=5.6),
+            f"Total seconds if the priors are made once and n training runs use them, at "
+            f"{report.reference.words}. Where the lines do not meet there is no break-even. The slopes "
+            "rest on one run each, and differ by less than noise where the controls above do.",
+            raw_table(
+                ["priors, s", "a run with DIP, s", "a run on images, s", "break-even, runs"],
+                [[priors, with_dip, plain, crossing]],
+            ),
+        ),
+    ]  # fmt: skip
+
+
+# Noise -------------------------------------------------------------------------------------------
+
+
+def noise(report: Report) -> Section:
+    """A-vs-A by stage: rows of one key in the two units of a repeated case."""
+    pairs = report.pairs("repeat", 1, 2)
+    if not pairs:
+        return Section("noise", "Noise", missing(report, "case that ran twice"))
+    by_function: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        theirs = {charge.key: charge for charge in pair.other.bill}
+        for charge in pair.base.bill:
+            twin = theirs.get(charge.key)
+            if charge.paid and twin and twin.paid and charge.paid.unit != twin.paid.unit:
+                made = _seconds_pair(charge.paid.seconds, twin.paid.seconds, pair.base, pair.other)
+                by_function.setdefault(charge.function or "", []).extend(made)
+    rows = [ForestRow(name, logs(found)) for name, found in sorted(by_function.items()) if found]
+    effect = report.repeat_time
+    trained = by_function.get(TRAIN, [])
+    spread = max((abs(ratio - 1) for ratio in logs(trained)), default=0.0)
+    said = ratio_effect(effect) if effect else "no ratio"
+    figure = Figure(
+        svg.render("noise", "A-vs-A: each stage of a case that ran twice",
+                   lambda width: plots.forest(rows, "second run / first run", width)),
+        "The same case in two fresh processes: a dot a stage call, its seconds in the second run over "
+        "those in the first. Stages of a few milliseconds scatter most.",
+        raw_table(["stage", "ratios"], [[r.label, ", ".join(f"{d:.6g}" for d in r.dots)] for r in rows]),
+    )  # fmt: skip
+    finding = (
+        f"The same case run again took {said} of the seconds an image; the parts of its training "
+        f"differed by up to {percent(spread)}."
+    )
+    words = ", ".join(sorted({cell_words(pair.base) for pair in pairs}))
+    return Section("noise", "Noise", finding, [figure, Text(f"Repeated: {words}.")])
+
+
+def _seconds_pair(
+    base: float | None, other: float | None, first: Outcome, second: Outcome
+) -> list[Pair]:
+    return [Pair(base, other, first.record.unit, second.record.unit)] if base and other else []

@@ -1,0 +1,76 @@
+"""Figures in words: three significant digits, a unit, and how much stands behind them."""
+
+from __future__ import annotations
+
+import math
+
+from bench.stats import Effect
+
+NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
+
+
+def three(value: float) -> str:
+    """Three significant digits, without an exponent between 0.001 and 10 million."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if not 1e-3 <= abs(value) < 1e7:
+        return f"{value:.2e}"
+    digits = 2 - math.floor(math.log10(abs(value)))
+    # Rounding may carry into a new digit: 9.999 is 10.0, not 10.00.
+    digits = 2 - math.floor(math.log10(abs(round(value, digits))))
+    text = f"{round(value, digits):,.{max(0, digits)}f}"
+    return text.replace(",", NARROW_SPACE).replace("-", "\N{MINUS SIGN}")
+
+
+def seconds(value: float | None) -> str:
+    """0.00437 -> 4.37 ms, 15.08 -> 15.1 s, 754 -> 12.6 min; an unknown is a dash."""
+    if value is None:
+        return "–"
+    if abs(value) >= 600:
+        return f"{three(value / 60)} min"
+    return f"{three(value)} s" if abs(value) >= 1 or value == 0 else f"{three(value * 1000)} ms"
+
+
+def number(value: float | None) -> str:
+    """As `three`; an unknown is a dash."""
+    return "–" if value is None else three(value)
+
+
+def times(ratio: float) -> str:
+    return f"{three(ratio)}×"
+
+
+def percent(share: float) -> str:
+    return f"{three(100 * share)} %"
+
+
+def signed_percent(ratio: float) -> str:
+    """A ratio as a change: 1.12 -> +12.0 %."""
+    change = 100 * (ratio - 1)
+    return f"{'+' if change >= 0 else ''}{three(change)} %"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def ratio_effect(effect: Effect) -> str:
+    """1.03× [0.98, 1.09] over 6 pairs; without an interval it says so."""
+    if effect.low is None or effect.high is None:
+        return f"{times(effect.mean)} ({plural(effect.n, 'pair')}, no interval)"
+    return (
+        f"{times(effect.mean)} [{three(effect.low)}, {three(effect.high)}] "
+        f"over {plural(effect.n, 'pair')}"
+    )
+
+
+def bytes_of(count: int | None) -> str:
+    """In MiB or GiB; an unknown is a dash."""
+    if count is None:
+        return "–"
+    return f"{three(count / 2**30)} GiB" if count >= 2**30 else f"{three(count / 2**20)} MiB"
+
+
+def schedule(timesteps: object, beta_schedule: object) -> str:
+    """1000 linear, 500 squaredcos."""
+    return f"{timesteps} {str(beta_schedule).split('_')[0]}"

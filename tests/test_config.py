@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from dipddpm import config as config_module
+from dipddpm.config import (
+    BetaSchedule,
+    Context,
+    DataConfig,
+    DIPConfig,
+    NoiseScheduleConfig,
+    OutcomeConfig,
+    PipelineConfig,
+    RestorationConfig,
+    SamplingConfig,
+    TrainingConfig,
+    UNetConfig,
+    alphas_cumprod,
+    derive_seed,
+    guard_rails,
+    own_noise_level,
+    start_point,
+)
+
+Make = Callable[..., object]
+
+# class, field, the smallest value that is allowed
+AT_LEAST: list[tuple[Make, str, int]] = [
+    (DataConfig, "image_size", 8),
+    (DataConfig, "num_images", 1),
+    (DataConfig, "num_held_out", 1),
+    (DIPConfig, "num_iter", 1),
+    (DIPConfig, "images_per_fit", 1),
+    (UNetConfig, "layers_per_block", 1),
+    (UNetConfig, "norm_num_groups", 1),
+    (NoiseScheduleConfig, "num_train_timesteps", 2),
+    (TrainingConfig, "batch_size", 1),
+    (TrainingConfig, "lr_warmup_steps", 0),
+    (SamplingConfig, "num_inference_steps", 1),
+    (SamplingConfig, "num_samples", 1),
+    (SamplingConfig, "t0", 1),
+    (SamplingConfig, "start_image_weight", 0),
+    (SamplingConfig, "start_noise_weight", 0),
+    (OutcomeConfig, "epochs", 1),
+]
+ABOVE_ZERO: list[tuple[Make, str]] = [
+    (DIPConfig, "prior_learning_rate"),
+    (TrainingConfig, "learning_rate"),
+    (TrainingConfig, "max_grad_norm"),
+    (RestorationConfig, "degradation_sigma"),
+    (RestorationConfig, "blur_sigma"),
+]
+CONFIGS = [
+    value
+    for value in vars(config_module).values()
+    if isinstance(value, type) and value.__name__.endswith("Config")
+]
+
+
+def refusal(make: Make, **settings: object) -> str:
+    with pytest.raises(ValueError, match=r".") as caught:
+        make(**settings)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("make", "name", "minimum"), AT_LEAST)
+@pytest.mark.parametrize("bad", ["below", "nan", "inf", "-inf"])
+def test_a_value_below_its_minimum_is_refused_by_name(
+    make: Make, name: str, minimum: int, bad: str
+) -> None:
+    value = minimum - 1 if bad == "below" else float(bad)
+    message = refusal(make, **{name: value})
+    assert name in message
+    assert str(value) in message
+
+
+@pytest.mark.parametrize(("make", "name", "minimum"), AT_LEAST)
+def test_the_minimum_itself_is_allowed(make: Make, name: str, minimum: int) -> None:
+    settings: dict[str, object] = {name: minimum}
+    assert getattr(make(**settings), name) == minimum
+
+
+@pytest.mark.parametrize(("make", "name"), ABOVE_ZERO)
+@pytest.mark.parametrize("value", [0.0, -1.5, math.nan, math.inf, -math.inf])
+def test_a_scale_must_be_positive_and_finite(make: Make, name: str, value: float) -> None:
+    message = refusal(make, **{name: value})
+    assert name in message
+    assert str(value) in message
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, math.nan, math.inf])
+def test_ema_decay_must_be_below_one(value: float) -> None:
+    message = refusal(TrainingConfig, ema_decay=value)
+    assert "ema_decay" in message
+    assert str(value) in message
+    assert TrainingConfig(ema_decay=0.0).ema_decay == 0
+
+
+def outcome(**sampling: Any) -> tuple[OutcomeConfig, ...]:
+    return (OutcomeConfig(epochs=1, sampling=SamplingConfig(**sampling)),)
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "words"),
+    [
+        (UNetConfig, {"block_out_channels": ()}, ["block_out_channels", "()"]),
+        (UNetConfig, {"block_out_channels": (16, 20)}, ["block_out_channels", "20", "= 8"]),
+        (UNetConfig, {"block_out_channels": (0, 16)}, ["block_out_channels", "0"]),
+        (UNetConfig, {"block_out_channels": (-8, 16)}, ["block_out_channels", "-8"]),
+        (UNetConfig, {"attention_levels": (3,)}, ["attention_levels", "below 3", "got 3"]),
+        (UNetConfig, {"attention_levels": (-1,)}, ["attention_levels", "-1"]),
+        (SamplingConfig, {"start_from": "dip"}, ["start_from", "dip", "task", "generate"]),
+        (PipelineConfig, {"outcomes": ()}, ["outcomes", "()"]),
+        (PipelineConfig, {"data": DataConfig(image_size=30)}, ["image_size", "multiple of 4", "30"]),
+        (
+            PipelineConfig,
+            {"outcomes": outcome(task="restore", num_samples=17)},
+            ["num_samples", "num_held_out = 16", "17"],
+        ),
+        (PipelineConfig, {"outcomes": outcome(t0=1001)}, ["t0", "1000", "1001"]),
+        (
+            PipelineConfig,
+            {"outcomes": outcome(num_inference_steps=1001)},
+            ["num_inference_steps", "t0 = 1000", "1001"],
+        ),
+        (
+            PipelineConfig,
+            {"outcomes": outcome(t0=10, num_inference_steps=11)},
+            ["num_inference_steps", "t0 = 10", "11"],
+        ),
+        (
+            PipelineConfig,  # by default halfway up
+            {"outcomes": outcome(task="restore", start_from="dip", num_inference_steps=501)},
+            ["num_inference_steps", "t0 = 500", "start_from = dip", "501"],
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_value(
+    make: Make, settings: dict[str, Any], words: list[str]
+) -> None:
+    message = refusal(make, **settings)
+    assert [word for word in words if word not in message] == []
+
+
+def test_attention_needs_channels_for_one_head_of_eight() -> None:
+    # UNet2DModel gives each head 8 channels, and divides by zero where there is no head.
+    message = refusal(
+        UNetConfig, block_out_channels=(4, 8), attention_levels=(0,), norm_num_groups=4
+    )
+    assert "4" in message
+
+
+def test_an_image_too_small_for_its_scores_is_refused() -> None:
+    # ssim needs 11 pixels, and every run takes it: better now than after `prepare`.
+    message = refusal(PipelineConfig, data=DataConfig(image_size=8))
+    assert "image_size" in message
+
+
+@pytest.mark.parametrize("name", ["start_noise_weight", "start_image_weight"])
+def test_weights_of_a_start_are_refused_where_nothing_would_use_them(name: str) -> None:
+    # Pure noise enters as it is: a weight here would be dropped without a word.
+    message = refusal(SamplingConfig, start_from="noise", **{name: 0.5})
+    assert name in message
+
+
+def test_settings_are_values() -> None:
+    left, right = PipelineConfig(), PipelineConfig()
+    assert left == right
+    assert hash(left) == hash(right)
+    assert {left, right, PipelineConfig(train_on="dip")} == {left, PipelineConfig(train_on="dip")}
+    for config in [*CONFIGS, Context]:
+        # Frozen: setting any field raises, on an instance or not.
+        assert config.__dataclass_params__.frozen, config
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        left.train_on = "dip"  # type: ignore[misc]
+
+
+def test_a_field_name_belongs_to_one_class() -> None:
+    names = [field.name for config in CONFIGS for field in dataclasses.fields(config)]
+    assert len(CONFIGS) >= 9
+    assert sorted(names) == sorted(set(names))
+
+
+def test_milestones_and_their_samplings() -> None:
+    few, many = SamplingConfig(num_inference_steps=2), SamplingConfig(num_inference_steps=4)
+    config = PipelineConfig(
+        data=DataConfig(num_images=33),
+        outcomes=tuple(OutcomeConfig(epochs=e, sampling=s) for e, s in ((5, few), (2, many), (5, many))),
+    )
+    assert config.milestones == (2, 5)
+    assert list(config.samplings(5)) == [few, many]
+    assert list(config.samplings(2)) == [many]
+    assert list(config.samplings(3)) == []
+    assert config.steps_per_epoch == 3  # 16 + 16 + 1
+
+
+def test_derive_seed_never_changes() -> None:
+    # Golden: sha256 of "0/unet", first 8 bytes, shifted right by one. A change orphans all results.
+    assert derive_seed(0, "unet") == 0x277919EA7E089478
+    assert derive_seed(0, "epoch", 3) == derive_seed(0, "epoch", 3)
+    seeds = {
+        derive_seed(seed, purpose, i)
+        for seed in range(5)
+        for purpose in ("epoch", "prior", "sample", "training step")
+        for i in range(50)
+    }
+    assert len(seeds) == 5 * 4 * 50
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    # 1,000 fair coins: each bit is set about half of the time (six standard deviations).
+    for bit in range(63):
+        assert abs(sum(seed >> bit & 1 for seed in seeds) - 500) < 6 * math.sqrt(250)
+
+
+SCHEDULES: list[tuple[int, BetaSchedule]] = [
+    (1000, "linear"),
+    (500, "linear"),
+    (50, "linear"),
+    (1000, "squaredcos_cap_v2"),
+    (500, "squaredcos_cap_v2"),
+]
+
+
+@pytest.mark.parametrize(("T", "kind"), SCHEDULES)
+@pytest.mark.parametrize("sigma", [1.0, 15.0, 25.0, 50.0, 200.0])
+def test_own_noise_level_is_the_nearest_of_all(T: int, kind: BetaSchedule, sigma: float) -> None:
+    abar = alphas_cumprod(NoiseScheduleConfig(num_train_timesteps=T, beta_schedule=kind))
+    # In decibels, of x / sqrt(abar_t) against an image range of 2.
+    levels = [10 * math.log10((1 - a) / a) for a in abar]
+    target = 20 * math.log10(2 * sigma / 255)
+    distances = [abs(level - target) for level in levels]
+    assert distances[own_noise_level(sigma, abar) - 1] == min(distances)
+
+
+@pytest.mark.parametrize(
+    ("settings", "t0", "has_image", "has_noise"),
+    [
+        ({}, 1000, False, True),
+        ({"t0": 300}, 300, False, True),
+        ({"task": "restore"}, 1000, False, True),
+        ({"task": "restore", "start_from": "dip"}, 500, True, True),
+        ({"task": "restore", "start_from": "blur"}, 500, True, True),
+        ({"task": "restore", "start_from": "dip", "t0": 77}, 77, True, True),
+        ({"task": "restore", "start_from": "degraded", "t0": 77}, 77, True, False),
+    ],
+)
+def test_where_the_reverse_process_starts(
+    settings: dict[str, Any], t0: int, has_image: bool, has_noise: bool
+) -> None:
+    schedule = NoiseScheduleConfig()
+    abar = alphas_cumprod(schedule)[t0 - 1]
+    point = start_point(SamplingConfig(**settings), schedule)
+    assert point.t0 == t0
+    if has_image:
+        assert point.a == pytest.approx(math.sqrt(abar), abs=1e-15)
+        assert point.b == pytest.approx(math.sqrt(1 - abar) if has_noise else 0, abs=1e-15)
+    else:
+        assert (point.a, point.b) == (0, 1)
+
+
+def test_the_degraded_image_starts_at_its_own_noise() -> None:
+    sampling = SamplingConfig(task="restore", start_from="degraded")
+    schedule = NoiseScheduleConfig()
+    point = start_point(sampling, schedule)
+    abar = alphas_cumprod(schedule)[point.t0 - 1]
+    # 25 of 255 is 50 / 255 of a range of 2; adjacent levels are about 1 % apart.
+    assert math.sqrt((1 - abar) / abar) == pytest.approx(50 / 255, rel=0.01)
+    assert point.b == 0
+
+
+def test_weights_given_take_the_place_of_the_defaults() -> None:
+    sampling = SamplingConfig(
+        task="restore", start_from="dip", t0=1000, start_image_weight=0.25, start_noise_weight=0.75
+    )
+    point = start_point(sampling, NoiseScheduleConfig())
+    assert (point.t0, point.a, point.b) == (1000, 0.25, 0.75)
+
+
+def test_guard_rail_of_the_terminal_snr() -> None:
+    short = NoiseScheduleConfig(num_train_timesteps=500)
+    assert math.sqrt(alphas_cumprod(short)[-1]) == pytest.approx(0.080, abs=5e-4)
+    [warning] = guard_rails(PipelineConfig(schedule=short))
+    assert "terminal SNR 0.0064" in warning
+    assert "500" in warning
+    for T, kind in ((1000, "linear"), (500, "squaredcos_cap_v2"), (1000, "squaredcos_cap_v2")):
+        schedule = NoiseScheduleConfig(num_train_timesteps=T, beta_schedule=kind)  # type: ignore[arg-type]
+        assert guard_rails(PipelineConfig(schedule=schedule)) == []
+
+
+def test_guard_rail_of_the_warm_up() -> None:
+    # 64 images in batches of 16 for 10 epochs: 40 steps, of which a tenth is 4.
+    assert guard_rails(PipelineConfig(training=TrainingConfig(lr_warmup_steps=4))) == []
+    [warning] = guard_rails(PipelineConfig(training=TrainingConfig(lr_warmup_steps=5)))
+    assert "lr_warmup_steps = 5" in warning
+    assert "40 steps" in warning
+
+
+@pytest.mark.parametrize("module", ["dipddpm", "dipddpm.config", "dipddpm.sources"])
+def test_settings_and_sources_load_without_torch(module: str) -> None:
+    code = f"import sys, {module}; print('torch' in sys.modules, 'diffusers' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "False"]

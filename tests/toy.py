@@ -1,0 +1,72 @@
+"""A suite small enough to run in a test: 16 px, a UNet of some thousand parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench import display, runner, suite
+from bench.engines import Engine
+from bench.records import Plan, Run, UnitSpec
+from dipddpm.sources import open_source
+
+SUITE = """
+title = "a toy"
+about = "shows nothing"
+
+[base]
+image_size = 16
+block_out_channels = [8, 16]
+attention_levels = [1]
+norm_num_groups = 4
+num_held_out = 4
+batch_size = 4
+num_iter = 4
+images_per_fit = 4
+num_inference_steps = 3
+num_samples = 4
+
+[[grid]]
+train_on = ["images", "dip"]
+num_images = [4, 6]
+epochs = [1, 2]
+
+[[grid]]
+task = "restore"
+num_images = 6
+epochs = 2
+start_from = ["noise", "degraded", "dip", "blur"]
+"""
+NUM_CASES = 12
+
+
+def toy_suite(text: str = SUITE) -> suite.Suite:
+    return suite.parse(text, "toy.toml", "toy")
+
+
+def toy_units(text: str = SUITE) -> list[UnitSpec]:
+    found = toy_suite(text)
+    return suite.units(found, open_source(found.images), seed=0, device="cpu")
+
+
+def new_run(folder: Path, engine: Engine, text: str = SUITE) -> Run:
+    """A run folder with nothing done yet."""
+    found = toy_suite(text)
+    plan = Plan(
+        suite=found.name,
+        title=found.title,
+        about=found.about,
+        command="test",
+        created="2026-01-01T00:00:00+00:00",
+        seed=0,
+        device="cpu",
+        images=found.images,
+        images_sha256=open_source(found.images).digest,
+        units=tuple(toy_units(text)),
+    )
+    return runner.create(folder, plan, engine.describe("cpu"), found.text)
+
+
+def run_all(run: Run, engine: Engine) -> Run:
+    with display.RunDisplay(run.plan, run.done(), display.console()) as shown:
+        runner.run_units(run, engine, shown)
+    return run
