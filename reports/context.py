@@ -142,8 +142,8 @@ class Report:
         cells: dict[str, dict[tuple[str, str], Outcome]] = {}
         for outcome in self.runs:
             if outcome.record.repeat == 1:
-                key = run_cell(outcome, "train_on", "loader")
-                cells.setdefault(key, {}).setdefault(arm_of(outcome), outcome)
+                arms = cells.setdefault(setting_key(outcome), {})
+                arms.setdefault(arm_of(outcome), outcome)
         if not cells:
             return None
         key = max(cells, key=lambda key: (len(cells[key]), *_size(next(iter(cells[key].values())))))
@@ -154,8 +154,13 @@ def _size(outcome: Outcome) -> tuple[float, float, str]:
     return (
         outcome.number("num_images"),
         outcome.number("num_train_timesteps"),
-        run_cell(outcome, "train_on", "loader"),
+        setting_key(outcome),
     )
+
+
+def setting_key(outcome: Outcome) -> str:
+    """What the arms of a comparison have in common."""
+    return run_cell(outcome, "train_on", "loader", "repeat")
 
 
 def arm_of(outcome: Outcome) -> tuple[str, str]:

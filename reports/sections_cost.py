@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bench.records import Setting
 from bench.stats import Effect, Pair, paired_ratio
 from reports import plots, svg
 from reports.blocks import Block, Cell, Code, Figure, Note, Section, Table, Text, raw_table
@@ -17,7 +18,7 @@ from reports.claims import (
     published_rows,
     suite_of,
 )
-from reports.context import Report, arm_of, cell_words, per_image
+from reports.context import Report, arm_of, cell_words, per_image, setting_key
 from reports.plots import Bar, ForestRow, Line, LoaderPoint
 from reports.tables import GROUPS, TRAIN, Outcome
 from reports.words import (
@@ -109,8 +110,11 @@ def _seeds(report: Report) -> str:
 
 def _control_rows(report: Report) -> list[ForestRow]:
     """A-vs-A, and what changes nothing in a training step."""
-    factors = [("repeat", 1, 2, "the same case again"), *_axis(report, "num_train_timesteps")]
-    factors += [("beta_schedule", "linear", "squaredcos_cap_v2", "squaredcos / linear")]
+    factors: list[tuple[str, Setting, Setting, str]] = [
+        ("repeat", 1, 2, "the same case again"),
+        *_axis(report, "num_train_timesteps"),
+        ("beta_schedule", "linear", "squaredcos_cap_v2", "squaredcos / linear"),
+    ]
     rows = []
     for factor, base, other, label in factors:
         pairs = report.pair_values(per_image, factor, base, other)
@@ -119,7 +123,7 @@ def _control_rows(report: Report) -> list[ForestRow]:
     return rows
 
 
-def _axis(report: Report, factor: str) -> list[tuple[str, int | float, int | float, str]]:
+def _axis(report: Report, factor: str) -> list[tuple[str, Setting, Setting, str]]:
     levels = sorted({outcome.number(factor) for outcome in report.runs})
     if len(levels) < 2:
         return []
@@ -221,19 +225,13 @@ def _as_published(report: Report) -> list[Pair]:
     pairs: dict[str, dict[tuple[str, str], Outcome]] = {}
     for outcome in report.runs:
         if outcome.record.repeat == 1:
-            pairs.setdefault(_net_words(outcome), {})[arm_of(outcome)] = outcome
+            pairs.setdefault(setting_key(outcome), {})[arm_of(outcome)] = outcome
     found = []
     for arms in pairs.values():
         base, other = arms.get(PUBLISHED_ARM["no"]), arms.get(PUBLISHED_ARM["yes"])
         if base and other and (b := per_image(base)) and (o := per_image(other)):
             found.append(Pair(b, o, base.record.unit, other.record.unit))
     return found
-
-
-def _net_words(outcome: Outcome) -> str:
-    from reports.tables import run_cell
-
-    return run_cell(outcome, "train_on", "loader")
 
 
 def _published_table(rows: Sequence[PublishedRow], there: Sequence[Outcome | None]) -> Table:
@@ -351,7 +349,7 @@ def _interaction(report: Report) -> Effect | None:
         base, other = per_image(pair.base), per_image(pair.other)
         if base and other:
             name = f"{pair.base.record.unit} {pair.other.record.unit}"
-            of_cell = sides.setdefault(_net_words(pair.base), {})
+            of_cell = sides.setdefault(setting_key(pair.base), {})
             of_cell[str(pair.base.settings["loader"])] = Pair(1.0, other / base, name, name)
     return paired_ratio(
         Pair(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -71,8 +72,9 @@ def started() -> Iterator[Callable[..., Background]]:
     yield start
     for background in running:
         for pid in background.group():
-            os.kill(pid, signal.SIGKILL)
-        background.process.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        background.process.communicate()
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:

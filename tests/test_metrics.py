@@ -8,7 +8,14 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from dipddpm.config import BetaSchedule, Context, NoiseScheduleConfig, UNetConfig, alphas_cumprod
+from dipddpm.config import (
+    BetaSchedule,
+    Context,
+    NoiseScheduleConfig,
+    UNetConfig,
+    alphas_cumprod,
+    derive_seed,
+)
 from dipddpm.diffusion import build_unet
 from dipddpm.images import ImageSet, gaussian_blur, prepare, take
 from dipddpm.metrics import (
@@ -105,16 +112,19 @@ def test_all_pairs_are_a_double_loop(pairs: tuple[Tensor, Tensor]) -> None:
         [torch.cat([ssim(x[None], y[None]) for y in references]) for x in images]
     )
     assert all_pairs_psnr(images, references).shape == (9, 12)
-    assert torch.allclose(all_pairs_psnr(images, references), expected_psnr, rtol=0, atol=1e-9)
+    got, copies = all_pairs_psnr(images, references), expected_psnr.isinf()
+    assert torch.allclose(got[~copies], expected_psnr[~copies], rtol=0, atol=1e-9)
+    # Of a copy, |x|^2 + |y|^2 - 2 x y leaves a rounding of float64 in place of 0.
+    assert copies.sum() == 4
+    assert (got[copies] > 140).all()
     assert torch.allclose(all_pairs_ssim(images, references), expected_ssim, rtol=0, atol=1e-12)
 
 
 def test_all_pairs_of_a_set_with_itself_peak_on_the_diagonal(objects16: ImageSet) -> None:
     pixels = objects16.pixels
     table = all_pairs_psnr(pixels, pixels)
-    assert (table.diagonal() > 120).all()  # |x|^2 + |y|^2 - 2 x y leaves a rounding of float64
+    assert (table.diagonal() > 140).all()
     assert (table.argmax(dim=1) == torch.arange(10)).all()
-    assert torch.allclose(table, table.T, rtol=0, atol=1e-9) or table.diagonal().isinf().any()
 
 
 def test_the_mean_image_is_the_optimum_in_closed_form(objects: ImageSource) -> None:
@@ -177,7 +187,7 @@ def test_autocorrelation_tells_images_from_noise(objects16: ImageSet) -> None:
     noise = torch.randn(4, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     # The standard error over 98,304 pairs of neighbours is 0.0032.
     assert lag1_autocorrelation(noise).abs().max() < 0.015
-    smooth = gaussian_blur(noise, 4.0)
+    smooth = gaussian_blur(noise, 4.0)[..., 16:-16, 16:-16]  # its edges are mirrored
     # exp(-1 / (4 sigma^2)) for noise blurred with sigma
     assert lag1_autocorrelation(smooth).mean().item() == pytest.approx(math.exp(-1 / 64), abs=0.005)
     for image, value in zip(smooth.double().numpy(), lag1_autocorrelation(smooth), strict=True):
@@ -252,7 +262,7 @@ def test_the_held_out_loss_is_a_plain_loop(
     eps_losses = []
     for level in LOG_SNR_LEVELS:
         t = nearest_timestep(level, tiny_schedule)
-        seen = keep_noise(held_out, level, context)
+        seen = noise_at(held_out, level, context)
         eps_errors, x0_errors = [], []
         for x_0, noise in zip(held_out.pixels.double(), seen.double(), strict=True):
             a, b = math.sqrt(abar[t]), math.sqrt(1 - abar[t])
@@ -273,10 +283,8 @@ def test_the_held_out_loss_is_a_plain_loop(
     assert len(scores.values) == 12
 
 
-def keep_noise(images: ImageSet, level: float, context: Context) -> Tensor:
+def noise_at(images: ImageSet, level: float, context: Context) -> Tensor:
     """The noise that `score_net` is documented to use: of seed, level and place alone."""
-    from dipddpm.config import derive_seed
-
     seed = derive_seed(context.seed, "held-out loss", str(level))
     return torch.randn(images.pixels.shape, generator=torch.Generator().manual_seed(seed))
 

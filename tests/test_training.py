@@ -362,6 +362,7 @@ def test_a_net_can_be_saved_and_trained_on(objects16: ImageSet, settings: Any, t
     assert same_net(train_ddpm(objects16, *settings, epochs=2, resume_from=loaded), two_epochs)
 
 
+@pytest.mark.slow
 def test_overfitting_eight_images(objects16: ImageSet) -> None:
     """The whole of training and sampling does what it is for."""
     images = take(objects16, 0, 8)
@@ -375,7 +376,6 @@ def test_overfitting_eight_images(objects16: ImageSet) -> None:
         score_net(net, images, SIZE, unet, schedule, context).values["eps_loss"]
         for net in (untrained, trained)
     )
-    print(before, after)
     assert after < before / 3
 
     sampling = SamplingConfig(num_samples=8, num_inference_steps=20)
@@ -387,7 +387,6 @@ def test_overfitting_eight_images(objects16: ImageSet) -> None:
         shown = torch.cat([images.pixels, images.pixels.flip(-1)]).flatten(1)
         return torch.cdist(x.flatten(1), shown).square().amin(1) / shown.shape[1]
 
-    print(to_nearest(samples), to_nearest(noise), lag1_autocorrelation(samples))
     assert to_nearest(samples).max() < to_nearest(noise).min()
     assert lag1_autocorrelation(samples).min() > 0.2
 

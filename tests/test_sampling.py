@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from torch import Tensor
+
+from dipddpm.config import (
+    BetaSchedule,
+    Context,
+    NoiseScheduleConfig,
+    RestorationConfig,
+    SamplingConfig,
+    TimestepSpacing,
+    UNetConfig,
+    alphas_cumprod,
+    derive_seed,
+    own_noise_level,
+    start_point,
+)
+from dipddpm.diffusion import build_unet
+from dipddpm.images import ImageSet, degrade, take
+from dipddpm.metrics import psnr
+from dipddpm.sampling import (
+    SAMPLERS,
+    sample,
+    sample_ddim,
+    sample_ddpm,
+    spaced_timesteps,
+    start_noise,
+)
+from dipddpm.training import TrainedNet
+
+# We scale by coefficients of float64 and diffusers by those of float32 (6e-8, but its 1 - abar and
+# its product of 1000 alphas are known to 1e-5 only), over up to 50 steps; images span 2.
+ROUNDING = 1e-4
+SPACINGS: list[TimestepSpacing] = ["leading", "trailing"]
+Eps = Callable[[Tensor, Tensor], Tensor]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_unet: UNetConfig) -> UNet2DModel:
+    """Random weights; those of the last layer enlarged, so that its output is of the size of noise."""
+    net = build_unet(tiny_unet, 16, 3).eval().requires_grad_(False)
+    net.conv_out.weight *= 3
+    return net
+
+
+@pytest.fixture(scope="module")
+def net(model: UNet2DModel) -> TrainedNet:
+    weights = dict(model.state_dict())
+    other = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    return TrainedNet(1, other, weights, {}, torch.ones(1))  # samples come from the EMA weights
+
+
+@pytest.fixture(scope="module")
+def eps_of(model: UNet2DModel) -> Eps:
+    def eps(x: Tensor, t: Tensor) -> Tensor:
+        output: Tensor = model(x, t, return_dict=False)[0]
+        return output
+
+    return eps
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images_of(pipeline: Any, **settings: Any) -> Tensor:
+    """What a pipeline of diffusers gives, back in [-1, 1]."""
+    pipeline.set_progress_bar_config(disable=True)
+    output = pipeline(batch_size=3, generator=seeded(), output_type="np", **settings).images
+    return torch.from_numpy(output).permute(0, 3, 1, 2) * 2 - 1
+
+
+def ours(sampler: str, eps: Eps, schedule: NoiseScheduleConfig, n: int, spacing: TimestepSpacing) -> Tensor:
+    """The same with our sampler: one generator for the start and then for the steps."""
+    generator = seeded()
+    x = torch.randn(3, 3, 16, 16, generator=generator)
+    timesteps = spaced_timesteps(schedule.num_train_timesteps, n, spacing)
+    return SAMPLERS[sampler](eps, x, timesteps, alphas_cumprod(schedule), generator=generator)
+
+
+def assert_alike(left: Tensor, right: Tensor) -> None:
+    assert (left - right).abs().max().item() < ROUNDING
+    # and neither is the flat black or white that clipping makes of everything
+    assert left.std() > 0.1
+    assert (left.abs() < 0.99).float().mean() > 0.2
+
+
+@pytest.mark.parametrize(
+    ("T", "n", "kind", "spacing"),
+    [
+        (50, 50, "linear", "leading"),
+        (50, 50, "squaredcos_cap_v2", "trailing"),
+        (1000, 25, "linear", "leading"),
+        (1000, 25, "linear", "trailing"),
+        (1000, 30, "squaredcos_cap_v2", "trailing"),  # 30 does not divide 1000
+    ],
+)
+def test_ddpm_is_the_pipeline_of_diffusers(
+    model: UNet2DModel, eps_of: Eps, T: int, n: int, kind: BetaSchedule, spacing: TimestepSpacing
+) -> None:
+    scheduler = DDPMScheduler(num_train_timesteps=T, beta_schedule=kind, timestep_spacing=spacing)
+    theirs = images_of(DDPMPipeline(model, scheduler), num_inference_steps=n)
+    schedule = NoiseScheduleConfig(num_train_timesteps=T, beta_schedule=kind)
+    assert_alike(ours("ddpm", eps_of, schedule, n, spacing), theirs)
+
+
+@pytest.mark.parametrize(
+    ("T", "n", "kind", "spacing"),
+    [
+        (1000, 10, "linear", "leading"),
+        (1000, 20, "linear", "leading"),
+        (1000, 20, "linear", "trailing"),
+        (1000, 20, "squaredcos_cap_v2", "leading"),
+        (500, 10, "squaredcos_cap_v2", "trailing"),
+        (50, 50, "linear", "leading"),
+    ],
+)
+def test_ddim_is_the_pipeline_of_diffusers(
+    model: UNet2DModel, eps_of: Eps, T: int, n: int, kind: BetaSchedule, spacing: TimestepSpacing
+) -> None:
+    scheduler = DDIMScheduler(num_train_timesteps=T, beta_schedule=kind, timestep_spacing=spacing)
+    theirs = images_of(DDIMPipeline(model, scheduler), num_inference_steps=n, eta=0.0)
+    schedule = NoiseScheduleConfig(num_train_timesteps=T, beta_schedule=kind)
+    assert_alike(ours("ddim", eps_of, schedule, n, spacing), theirs)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_the_stage_is_a_plain_loop_over_the_scheduler(
+    net: TrainedNet, model: UNet2DModel, tiny_unet: UNetConfig, sampler: Any
+) -> None:
+    schedule, context = NoiseScheduleConfig(), Context(seed=9)
+    sampling = SamplingConfig(sampler=sampler, num_samples=3, num_inference_steps=10)
+    samples = sample(net, None, 16, tiny_unet, schedule, sampling, context).images
+    kind = DDPMScheduler if sampler == "ddpm" else DDIMScheduler
+    scheduler = kind(num_train_timesteps=1000, timestep_spacing="trailing")
+    scheduler.set_timesteps(10)
+    generator = seeded(derive_seed(9, "ancestral"))
+    x = torch.stack(
+        [torch.randn(3, 16, 16, generator=seeded(derive_seed(9, "sample", i))) for i in range(3)]
+    )
+    for t in scheduler.timesteps:
+        x = scheduler.step(model(x, t).sample, t, x, generator=generator).prev_sample
+    assert_alike(samples, x.clamp(-1, 1))
+    assert samples.dtype == torch.float32
+    assert not samples.is_inference()
+
+
+PAIRS = [
+    *((T, n) for T in (2, 7, 50, 100) for n in range(1, T + 1)),
+    *((T, n) for T in (500, 777, 1000) for n in range(1, T + 1, 13)),
+    *((1000, n) for n in (2, 4, 5, 8, 10, 20, 25, 30, 50, 100, 125, 200, 250, 463, 500, 1000)),
+]
+
+
+@pytest.mark.parametrize("kind", [DDIMScheduler, DDPMScheduler])
+def test_leading_timesteps_are_those_of_diffusers(kind: Any) -> None:
+    for T, n in PAIRS:
+        scheduler = kind(num_train_timesteps=T, timestep_spacing="leading")
+        scheduler.set_timesteps(n)
+        assert spaced_timesteps(T, n, "leading") == scheduler.timesteps.tolist(), (T, n)
+
+
+def test_trailing_timesteps_are_exact_and_those_of_diffusers_but_for_ties() -> None:
+    """diffusers counts down in float64, which tips ties and now and then yields a step too many."""
+    compared = 0
+    for T, n in PAIRS:
+        got = spaced_timesteps(T, n, "trailing")
+        exact = [T - Fraction(i * T, n) for i in range(n)]
+        assert got == [round(step) - 1 for step in exact], (T, n)  # half to even, as numpy rounds
+        scheduler = DDIMScheduler(num_train_timesteps=T, timestep_spacing="trailing")
+        scheduler.set_timesteps(n)
+        theirs = scheduler.timesteps.tolist()
+        assert len(theirs) == n or (len(theirs) == n + 1 and theirs[-1] == -1), (T, n)
+        for mine, other, step in zip(got, theirs, exact, strict=False):
+            tie = step.denominator == 2
+            assert mine == other or (tie and abs(mine - other) == 1), (T, n, mine, other)
+            compared += not tie
+        if T % n == 0:
+            assert got == theirs
+    assert compared > 10_000
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("t0", [1, 2, 13, 500, 1000])
+def test_timesteps_descend_and_stay_below_t0(t0: int, spacing: TimestepSpacing) -> None:
+    for n in {1, 2, 5, t0 // 3, t0} - {0}:
+        if n > t0:
+            continue
+        steps = spaced_timesteps(t0, n, spacing)
+        assert len(steps) == n
+        assert all(np.diff(steps) < 0)
+        assert min(steps) >= 0
+        assert steps[0] == t0 - 1 if spacing == "trailing" else steps[-1] == 0
+    assert spaced_timesteps(t0, t0, spacing) == list(range(t0))[::-1]
+
+
+def test_the_start_noise_of_an_image_is_its_own() -> None:
+    many = start_noise(9, 16, 4)
+    assert torch.equal(start_noise(3, 16, 4), many[:3])
+    assert torch.equal(start_noise(1, 16, 4), many[:1])
+    assert not torch.equal(many[0], many[1])
+    assert not torch.equal(start_noise(1, 16, 5), many[:1])
+    # 6,912 draws: standard errors of 0.012 and 0.0085
+    assert abs(many.mean().item()) < 0.06
+    assert abs(many.std().item() - 1) < 0.045
+
+
+def test_a_ddim_sample_does_not_depend_on_the_batch(net: TrainedNet, tiny_unet: UNetConfig) -> None:
+    sampling = SamplingConfig(num_samples=5, num_inference_steps=5)
+    arguments = (16, tiny_unet, NoiseScheduleConfig())
+    many = sample(net, None, *arguments, sampling, Context()).images
+    few = sample(net, None, *arguments, replace(sampling, num_samples=2), Context()).images
+    # Convolutions of other batch sizes may add up in another order.
+    assert torch.allclose(many[:2], few, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_a_start_of_nothing_but_noise_is_plain_sampling(
+    net: TrainedNet, tiny_unet: UNetConfig, objects16: ImageSet, sampler: Any
+) -> None:
+    plain = SamplingConfig(sampler=sampler, num_samples=4, num_inference_steps=5)
+    from_noise = replace(
+        plain, task="restore", start_from="dip", t0=1000, start_image_weight=0.0, start_noise_weight=1.0
+    )
+    arguments = (16, tiny_unet, NoiseScheduleConfig())
+    expected = sample(net, None, *arguments, plain, Context()).images
+    got = sample(net, objects16, *arguments, from_noise, Context()).images
+    assert torch.equal(got, expected)
+    # With its default weights the same start is another.
+    default = replace(from_noise, t0=None, start_image_weight=None, start_noise_weight=None)
+    assert not torch.equal(sample(net, objects16, *arguments, default, Context()).images, expected)
+
+
+@pytest.mark.parametrize("t0", [1, 40, 500, 1000])
+@pytest.mark.parametrize("n", [1, 7, 30])
+@pytest.mark.parametrize("kind", ["linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_ddim_with_the_true_noise_gives_the_image_back(
+    objects16: ImageSet, t0: int, n: int, kind: BetaSchedule, spacing: TimestepSpacing
+) -> None:
+    x_0 = take(objects16, 0, 3).pixels.double()
+    abar = alphas_cumprod(NoiseScheduleConfig(beta_schedule=kind))
+    timesteps = spaced_timesteps(t0, min(n, t0), spacing)
+    eps = torch.randn(x_0.shape, generator=seeded(), dtype=torch.float64)
+    abar_t = abar[timesteps[0]]
+    x = math.sqrt(abar_t) * x_0 + math.sqrt(1 - abar_t) * eps
+    seen: list[int] = []
+
+    def oracle(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(int(t))
+        return eps
+
+    got = sample_ddim(oracle, x, timesteps, abar, generator=seeded())
+    # float64 throughout; at T the image is a part in 2e4 of x for the cosine schedule
+    assert (got - x_0).abs().max() < 1e-10
+    assert seen == timesteps
+
+
+@pytest.mark.parametrize("kind", ["linear", "squaredcos_cap_v2"])
+def test_ddpm_with_an_oracle_of_the_image_ends_at_it(objects16: ImageSet, kind: BetaSchedule) -> None:
+    x_0 = take(objects16, 0, 2).pixels.double()
+    schedule = NoiseScheduleConfig(num_train_timesteps=50, beta_schedule=kind)
+    abar = alphas_cumprod(schedule)
+
+    def oracle(x: Tensor, t: Tensor) -> Tensor:
+        return (x - math.sqrt(abar[t]) * x_0) / math.sqrt(1 - abar[t])
+
+    x = torch.randn(x_0.shape, generator=seeded(), dtype=torch.float64)
+    got = sample_ddpm(oracle, x, list(range(50))[::-1], abar, generator=seeded(1))
+    assert (got - x_0).abs().max() < 1e-9
+
+
+def test_ddpm_keeps_the_variance_of_the_forward_process() -> None:
+    # With a true x_0 of zero everywhere, x_t is noise of variance 1 - abar_t at every step.
+    schedule = NoiseScheduleConfig(num_train_timesteps=50)
+    abar = alphas_cumprod(schedule)
+    seen: dict[int, float] = {}
+
+    def oracle(x: Tensor, t: Tensor) -> Tensor:
+        seen[int(t)] = x.square().mean().item()
+        return x / math.sqrt(1 - abar[t])
+
+    x = math.sqrt(1 - abar[49]) * torch.randn(8, 3, 32, 32, generator=seeded(), dtype=torch.float64)
+    sample_ddpm(oracle, x, spaced_timesteps(50, 10), abar, generator=seeded(1))
+    assert len(seen) == 10
+    for t, power in seen.items():
+        # 24,576 draws: a standard error of 0.9 % for their power
+        assert power == pytest.approx(1 - abar[t], rel=0.045), t
+
+
+def test_the_degraded_image_is_restored_from_its_own_level(objects16: ImageSet) -> None:
+    """sqrt(abar) times the degraded image is x_t0: an oracle of its noise undoes the degrading."""
+    restoration, schedule, context = RestorationConfig(), NoiseScheduleConfig(), Context(seed=2)
+    degraded = degrade(objects16, restoration, context)
+    sampling = SamplingConfig(
+        task="restore", start_from="degraded", num_inference_steps=10, restoration=restoration
+    )
+    abar = alphas_cumprod(schedule)
+    point = start_point(sampling, schedule)
+    assert point.t0 == own_noise_level(25.0, abar)
+    x_t0 = point.a * degraded.pixels
+    noise = (degraded.pixels - objects16.pixels) / (50 / 255)
+    timesteps = spaced_timesteps(point.t0, 10)
+    got = sample_ddim(lambda x, t: noise, x_t0, timesteps, abar, generator=seeded())
+    # The level is one of a thousand: it differs from that of the noise by up to 1 %, or
+    # 0.01 x 50/255 of the noise, which is 60 dB.
+    assert psnr(got, objects16.pixels).min() > 50
+    assert psnr(degraded.pixels, objects16.pixels).max() < 21
+
+
+def test_only_as_many_starts_as_samples_are_used(
+    net: TrainedNet, tiny_unet: UNetConfig, objects16: ImageSet
+) -> None:
+    sampling = SamplingConfig(task="restore", start_from="blur", num_samples=2, num_inference_steps=3)
+    arguments = (16, tiny_unet, NoiseScheduleConfig(), sampling, Context())
+    assert torch.equal(
+        sample(net, objects16, *arguments).images, sample(net, take(objects16, 0, 2), *arguments).images
+    )
+
+
+def test_watch_sees_each_step_and_changes_nothing(net: TrainedNet, tiny_unet: UNetConfig) -> None:
+    seen: list[object] = []
+
+    def watch(iterable: Any, /) -> Any:
+        for item in iterable:
+            seen.append(item)
+            yield item
+
+    for sampler in ("ddpm", "ddim"):
+        seen.clear()
+        sampling = SamplingConfig(sampler=sampler, num_samples=1, num_inference_steps=4)  # type: ignore[arg-type]
+        arguments = (net, None, 16, tiny_unet, NoiseScheduleConfig(), sampling)
+        watched = sample(*arguments, Context(watch=watch)).images
+        assert len(seen) == 4
+        assert torch.equal(watched, sample(*arguments, Context()).images)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_ddim_samples_on_cuda_are_those_of_the_cpu(net: TrainedNet, tiny_unet: UNetConfig) -> None:
+    sampling = SamplingConfig(num_samples=3, num_inference_steps=5)
+    cpu, cuda = (
+        sample(net, None, 16, tiny_unet, NoiseScheduleConfig(), sampling, Context(device=device)).images
+        for device in ("cpu", "cuda")
+    )
+    assert cuda.device.type == "cpu"
+    assert (cpu - cuda).abs().max() < 0.02  # convolutions in TF32, ten bits
