@@ -63,7 +63,7 @@ def benchmarks(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The quick tests, under four minutes."""
     install(session, "dev")
-    session.run("pytest", "-m", "not slow and not cuda", *session.posargs)
+    session.run("pytest", "-m", "not slow and not cuda and not truth", *session.posargs)
 
 
 @nox.session
@@ -71,6 +71,13 @@ def slow(session: nox.Session) -> None:
     """The tests that take longer, real kills among them."""
     install(session, "dev")
     session.run("pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session
+def truth(session: nox.Session) -> None:
+    """The checks of timing, on a quiet machine."""
+    install(session, "dev")
+    session.run("pytest", "-m", "truth", *session.posargs)
 
 
 @nox.session

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import sys
 from collections.abc import Callable
@@ -54,12 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, metavar="RUN", help="the run's folder, new")
     run.add_argument("--keep-checkpoints", action="store_true", help="keep the EMA weights")
     run.add_argument("--dry-run", action="store_true", help="show what would run, and run nothing")
-    _add_engine(run)
+    _add_how(run)
 
     resume = add("resume", resume_run, "run what a run has not done yet", "resume runs/first")
     resume.add_argument("run", metavar="RUN")
     resume.add_argument("--retry-failed", action="store_true", help="run failed units again")
-    _add_engine(resume)
+    _add_how(resume)
 
     status = add("status", show_status, "show how far a run is", "status runs/first")
     status.add_argument("run", metavar="RUN")
@@ -71,9 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_engine(parser: argparse.ArgumentParser) -> None:
+def _add_how(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=["forkserver", "subprocess"], default="forkserver",
                         help="how workers are started")  # fmt: skip
+    parser.add_argument("--timeout", type=float, default=math.inf, metavar="SECONDS",
+                        help="end a unit that runs for longer; no limit if not given")  # fmt: skip
 
 
 def list_suites(options: argparse.Namespace) -> int:
@@ -180,7 +183,9 @@ def _work(run: Run, options: argparse.Namespace) -> int:
     screen.print(run.plan.about, markup=False)
     try:
         with display.RunDisplay(run.plan, run.done(), screen) as shown:
-            runner.run_units(run, open_engine(options.engine), shown)
+            runner.run_units(
+                run, open_engine(options.engine), shown, timeout_seconds=options.timeout
+            )
     except KeyboardInterrupt:
         screen.print(f"stopped; go on with: python -m bench resume {run.folder}", markup=False)
         return 130

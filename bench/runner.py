@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import shutil
 import signal
 import tempfile
@@ -67,10 +68,13 @@ class _Slot:
     environment: dict[str, str]
     spec: UnitSpec | None = None
     process: Process | None = None
+    started: float = 0.0
 
 
-def run_units(run: Run, engine: Engine, display: Display) -> None:
-    """Runs every unit that is not done; returns when all are.
+def run_units(
+    run: Run, engine: Engine, display: Display, *, timeout_seconds: float = math.inf
+) -> None:
+    """Runs every unit that is not done, each for timeout_seconds at most; returns when all are.
 
     Parallel only on different GPUs. Raises UserError if another process works on this run, and
     KeyboardInterrupt as it comes, with no worker left behind.
@@ -89,18 +93,20 @@ def run_units(run: Run, engine: Engine, display: Display) -> None:
         drawn = 0.0
         while waiting or any(slot.process for slot in slots):
             for slot in slots:
-                if slot.process and (code := slot.process.exit_code()) is not None:
-                    assert slot.spec is not None
-                    display.finished(slot.spec, _finished(run, slot.spec, code))
+                if slot.spec and slot.process:
+                    outcomes = _ended(run, slot.spec, slot.process, slot.started, timeout_seconds)
+                    if outcomes is None:
+                        continue
+                    display.finished(slot.spec, outcomes)
                     slot.process = slot.spec = None
-                if slot.process is None and (spec := _next(run, waiting)):
+                if spec := _next(run, waiting):
                     waiting.remove(spec)
                     display.started(spec, slot.name)
                     if failed := _failed_need(run, spec):
                         text = f"needs {failed}, which failed"
                         display.finished(spec, _fail(run, spec, "error", text))
                         continue
-                    slot.spec = spec
+                    slot.spec, slot.started = spec, time.monotonic()
                     slot.process = engine.start(_prepare(run, spec), slot.environment)
             if (now := time.monotonic()) - drawn >= _REDRAW_SECONDS:
                 drawn = now
@@ -170,9 +176,21 @@ def _steps(run: Run, slots: list[_Slot]) -> dict[str, int]:
     }
 
 
-def _finished(run: Run, spec: UnitSpec, code: int) -> list[Record]:
-    """The records of a unit whose process has ended; failures if it ended without finishing."""
-    if not run.is_done(spec):
+def _ended(
+    run: Run, spec: UnitSpec, process: Process, started: float, timeout_seconds: float
+) -> list[Record] | None:
+    """The records of a unit whose process has ended, None while it runs.
+
+    A process that ended without finishing its unit, or has had its time, makes a failure of it.
+    """
+    code = process.exit_code()
+    if code is None:
+        if time.monotonic() - started < timeout_seconds:
+            return None
+        process.kill()
+        if not run.is_done(spec):
+            return _fail(run, spec, "timeout", f"ran for {timeout_seconds:g} s without an end")
+    elif not run.is_done(spec):
         if code < 0:
             text = f"the process was ended by {signal.Signals(-code).name}"
             return _fail(run, spec, "killed", text)

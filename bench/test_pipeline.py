@@ -6,7 +6,6 @@ is outside. Sizes are those of the suite `quick`.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -19,8 +18,10 @@ from dipddpm.config import (
     NoiseScheduleConfig,
     OutcomeConfig,
     PipelineConfig,
+    Sampler,
     SamplingConfig,
     TrainingConfig,
+    TrainOn,
     UNetConfig,
 )
 from dipddpm.dip import fit_priors
@@ -80,20 +81,16 @@ def test_training_steps(
 @pytest.mark.benchmark(group="sampling")
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 def test_denoising_steps(
-    measure: Measure, trained: TrainedNet, context: Context, sampler: str
+    measure: Measure, trained: TrainedNet, context: Context, sampler: Sampler
 ) -> None:
     """Five steps of 16 samples, building the net included."""
-    config = dataclasses.replace(SamplingConfig(num_inference_steps=5), sampler=sampler)
-    measure(
-        lambda: sample(trained, None, SIZE, UNET, SCHEDULE, config, context), images=BATCH
-    )
+    config = SamplingConfig(num_inference_steps=5, sampler=sampler)
+    measure(lambda: sample(trained, None, SIZE, UNET, SCHEDULE, config, context), images=BATCH)
 
 
 @pytest.mark.benchmark(group="loaders")
 @pytest.mark.parametrize("loader", ["memory", "decode"])
-def test_load_a_batch(
-    measure: Measure, source: ImageSource, images: ImageSet, loader: str
-) -> None:
+def test_load_a_batch(measure: Measure, source: ImageSource, images: ImageSet, loader: str) -> None:
     data = images if loader == "memory" else source.train[:BATCH]
     measure(lambda: load(data, range(BATCH), SIZE), rounds=50, images=BATCH)
 
@@ -117,23 +114,19 @@ def test_image_metric(
 def test_held_out_loss(
     measure: Measure, trained: TrainedNet, images: ImageSet, context: Context
 ) -> None:
-    measure(
-        lambda: score_net(trained, images, SIZE, UNET, SCHEDULE, context), images=BATCH
-    )
+    measure(lambda: score_net(trained, images, SIZE, UNET, SCHEDULE, context), images=BATCH)
 
 
 @pytest.mark.benchmark(group="pipeline")
 @pytest.mark.parametrize("train_on", ["images", "dip"])
 def test_whole_pipeline(
-    measure: Measure, source: ImageSource, context: Context, train_on: str
+    measure: Measure, source: ImageSource, context: Context, train_on: TrainOn
 ) -> None:
     """Sixteen images, priors of 10 iterations, two epochs, 16 samples of 5 steps, scored."""
-    config = dataclasses.replace(
-        PipelineConfig(
-            data=DataConfig(num_images=BATCH),
-            dip=DIPConfig(num_iter=10),
-            outcomes=(OutcomeConfig(epochs=2, sampling=SamplingConfig(num_inference_steps=5)),),
-        ),
+    config = PipelineConfig(
         train_on=train_on,
+        data=DataConfig(num_images=BATCH),
+        dip=DIPConfig(num_iter=10),
+        outcomes=(OutcomeConfig(epochs=2, sampling=SamplingConfig(num_inference_steps=5)),),
     )
     measure(lambda: list(run_pipeline(config, source, context)), rounds=3, images=BATCH)

@@ -24,7 +24,7 @@ from bench.lifeline import end_with
 from bench.meters import SharedCounter, Spans
 from bench.records import Case, Record, Status, UnitSpec, UnitSummary
 from bench.suite import outcome_config, pipeline_config
-from dipddpm.config import Context, guard_rails
+from dipddpm.config import Context, OutcomeConfig, guard_rails
 from dipddpm.pipeline import Outcome, make_shared_priors, run_pipeline
 from dipddpm.sources import open_source
 
@@ -97,11 +97,7 @@ def run_unit(unfinished: Path, spec: UnitSpec, ledger: MeasuringLedger, spans: S
     warnings = tuple(guard_rails(pipeline_config(spec.cases)))
     for outcome in run_pipeline(pipeline_config(spec.cases), source, context, stages=ledger):
         with spans("write_records"):
-            case = next(
-                case
-                for config, case in cases.items()
-                if (config.epochs, config.sampling) == (outcome.epochs, outcome.sampling)
-            )
+            case = cases[OutcomeConfig(epochs=outcome.epochs, sampling=outcome.sampling)]
             record = _record(case, outcome, spec, ledger, warnings)
             records.append(unfinished / records.RECORDS, [record])
 

@@ -51,7 +51,9 @@ def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
     sha256 = Artifacts(tmp_path, {}, keep_all=True, keep_checkpoints=False).keep("k", ImageSet(X))
     assert sha256 is not None
     reader = Artifacts(tmp_path, {"k": (tmp_path, sha256)}, keep_all=True, keep_checkpoints=False)
-    assert torch.equal(reader.load("k").pixels, X)
+    loaded = reader.load("k")
+    assert isinstance(loaded, ImageSet)
+    assert torch.equal(loaded.pixels, X)
     assert reader.load("another") is None
     path = artifact_path(tmp_path, "k")
     data = bytearray(path.read_bytes())

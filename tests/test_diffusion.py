@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,15 +17,15 @@ from dipddpm.config import (
 from dipddpm.diffusion import build_noise_scheduler, build_unet
 
 SCHEDULES: list[tuple[int, BetaSchedule]] = [
-    (T, kind) for T in (2, 50, 500, 1000) for kind in ("linear", "squaredcos_cap_v2")
+    (total, kind) for total in (2, 50, 500, 1000) for kind in ("linear", "squaredcos_cap_v2")
 ]
 
 
-@pytest.mark.parametrize(("T", "kind"), SCHEDULES)
-def test_alphas_cumprod_are_those_of_diffusers(T: int, kind: BetaSchedule) -> None:
-    schedule = NoiseScheduleConfig(num_train_timesteps=T, beta_schedule=kind)
+@pytest.mark.parametrize(("total", "kind"), SCHEDULES)
+def test_alphas_cumprod_are_those_of_diffusers(total: int, kind: BetaSchedule) -> None:
+    schedule = NoiseScheduleConfig(num_train_timesteps=total, beta_schedule=kind)
     ours = np.array(alphas_cumprod(schedule))
-    scheduler = DDPMScheduler(num_train_timesteps=T, beta_schedule=kind)
+    scheduler: Any = DDPMScheduler(num_train_timesteps=total, beta_schedule=kind)
     # Its betas are float32: with their product taken in float64 only their own rounding is left.
     # 1 - beta is rounded to 6e-8, T times over; near beta = 0.999 a thousand times that.
     betas = scheduler.betas.double().numpy()
@@ -32,8 +34,8 @@ def test_alphas_cumprod_are_those_of_diffusers(T: int, kind: BetaSchedule) -> No
     assert (np.abs(ours / theirs - 1) <= 4 * rounding).all()
     # and its own float32 product is rounded once more at each step
     own = scheduler.alphas_cumprod.double().numpy()
-    assert (np.abs(ours / own - 1) <= 4 * rounding + 2.0**-23 * np.arange(1, T + 1)).all()
-    built = build_noise_scheduler(schedule)
+    assert (np.abs(ours / own - 1) <= 4 * rounding + 2.0**-23 * np.arange(1, total + 1)).all()
+    built: Any = build_noise_scheduler(schedule)
     assert torch.equal(built.alphas_cumprod, scheduler.alphas_cumprod)
 
 
@@ -51,7 +53,8 @@ def test_add_noise_mixes_image_and_noise() -> None:
     generator = torch.Generator().manual_seed(0)
     clean, noise = torch.randn(2, 5, 3, 8, 8, generator=generator)
     timesteps = torch.tensor([0, 1, 99, 400, 499])
-    noisy = build_noise_scheduler(schedule).add_noise(clean, noise, timesteps)
+    scheduler: Any = build_noise_scheduler(schedule)
+    noisy = scheduler.add_noise(clean, noise, timesteps)
     abar = torch.tensor(alphas_cumprod(schedule), dtype=torch.float64)[timesteps].view(-1, 1, 1, 1)
     expected = abar.sqrt() * clean + (1 - abar).sqrt() * noise
     # 1 - abar_0 = 1e-4 is a difference of float32 numbers near 1: 6e-8 of them is 3e-4 of its root.
@@ -63,7 +66,7 @@ def test_the_default_net_is_the_stated_one() -> None:
     assert sum(p.numel() for p in model.parameters()) == 687_347
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(0, "unet"))
-        plain = UNet2DModel(
+        plain: Any = UNet2DModel(
             sample_size=32,
             block_out_channels=(16, 32, 64),
             layers_per_block=1,
@@ -72,12 +75,14 @@ def test_the_default_net_is_the_stated_one() -> None:
             up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         )
     assert model.state_dict().keys() == plain.state_dict().keys()
-    assert all(torch.equal(weight, plain.state_dict()[name]) for name, weight in model.state_dict().items())
+    assert all(
+        torch.equal(weight, plain.state_dict()[name]) for name, weight in model.state_dict().items()
+    )
 
 
 def test_attention_sits_at_the_levels_named() -> None:
     unet = UNetConfig(block_out_channels=(8, 16, 24), attention_levels=(1,), norm_num_groups=4)
-    model = build_unet(unet, 16, 0)
+    model: Any = build_unet(unet, 16, 0)
     assert model.config["down_block_types"] == ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D")
     assert model.config["up_block_types"] == ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D")
 
@@ -92,7 +97,9 @@ def test_the_weights_are_a_function_of_the_seed(tiny_unet: UNetConfig) -> None:
         first.parameters(), again.parameters(), other.parameters(), strict=True
     ):
         assert torch.equal(weight, same)
-        assert weight.std() == 0 or not torch.equal(weight, different)  # biases and norms are constant
+        assert weight.std() == 0 or not torch.equal(
+            weight, different
+        )  # biases and norms are constant
 
 
 @pytest.mark.cuda

@@ -55,7 +55,9 @@ def test_a_fit_is_a_plain_loop() -> None:
         optimizer.step()
     # Outputs and losses are kept in float32: a rounding of 6e-8 of the value, doubled to [-1, 1].
     assert (priors.outputs - (2 * plain(z).detach() - 1)).abs().max().item() <= 1.2e-7
-    assert torch.allclose(priors.losses[:, 0].double(), torch.tensor(losses).double(), rtol=1e-7, atol=0)
+    assert torch.allclose(
+        priors.losses[:, 0].double(), torch.tensor(losses).double(), rtol=1e-7, atol=0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,10 @@ def test_a_snapshot_is_a_fit_that_stopped_there(five: ImageSet) -> None:
 
 def test_every_snapshot_has_its_iteration_in_a_long_fit() -> None:
     net = net_of(0, dtype=torch.float32)
-    z, target = torch.randn(1, 3, 2, 2, generator=seeded(1)), torch.rand(1, 3, 2, 2, generator=seeded(2))
+    z, target = (
+        torch.randn(1, 3, 2, 2, generator=seeded(1)),
+        torch.rand(1, 3, 2, 2, generator=seeded(2)),
+    )
     priors = fit(net, z, target, num_iter=3001, learning_rate=0.01)
     assert priors.snapshot_iters.tolist() == [10, 30, 100, 300, 1000, 3000, 3001]
     assert len(priors.snapshots) == len(priors.snapshot_iters)

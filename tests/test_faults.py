@@ -84,6 +84,10 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.01)
 
 
+def wait_until_gone(background: Background) -> None:
+    wait_until(lambda: background.group() == [], seconds=10)
+
+
 def worker_at_work(run: Path) -> bool:
     return any((path / "progress").exists() for path in run.glob("units/*.part"))
 
@@ -108,7 +112,7 @@ def test_killed_three_times_and_resumed_gives_the_undisturbed_run(
         background.process.kill()
         background.process.wait()
         # Everyone goes with the runner: the forkserver, the worker in the middle of its unit.
-        wait_until(lambda background=background: background.group() == [], seconds=10)
+        wait_until_gone(background)
         command = ("resume", run)
     assert f"records: {NUM_CASES} ok" in started("resume", run).end()
 
@@ -129,9 +133,7 @@ def test_a_killed_worker_is_a_failure_and_can_be_retried(
                and worker_at_work(run))  # fmt: skip
     workers = set(background.group()) - {background.process.pid}
     # Of the runner's company, the worker is the one that has the unit's progress mapped.
-    worker = next(
-        pid for pid in workers if "/units/train" in Path(f"/proc/{pid}/maps").read_text()
-    )
+    worker = next(pid for pid in workers if "/units/train" in Path(f"/proc/{pid}/maps").read_text())
     os.kill(worker, signal.SIGKILL)
     out = background.end()
     assert background.process.returncode == 1
@@ -161,7 +163,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(
     assert background.process.returncode == 130
     assert f"python -m bench resume {run}" in out
     assert "Traceback" not in out
-    wait_until(lambda: background.group() == [], seconds=10)
+    wait_until_gone(background)
     assert f"records: {NUM_CASES} ok" in started("resume", run).end()
 
 
@@ -188,4 +190,4 @@ def test_a_worker_of_its_own_process_dies_with_its_runner(
     assert len(background.group()) >= 2
     background.process.kill()
     background.process.wait()
-    wait_until(lambda: background.group() == [], seconds=10)
+    wait_until_gone(background)

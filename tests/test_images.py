@@ -25,7 +25,9 @@ def file_of(image: Image.Image, file_format: str = "PNG", **options: object) -> 
     return EncodedImages((stream.getvalue(),))
 
 
-def pixels_of(image: Image.Image, size: int, file_format: str = "PNG", **options: object) -> np.ndarray:
+def pixels_of(
+    image: Image.Image, size: int, file_format: str = "PNG", **options: object
+) -> np.ndarray:
     """What `prepare` makes of an image, as (H, W, 3) in [0, 255]."""
     prepared = prepare(file_of(image, file_format, **options), size).pixels[0]
     return ((prepared.double() + 1) * 127.5).permute(1, 2, 0).numpy()
@@ -46,10 +48,15 @@ def test_objects_at_their_own_size_are_the_decoded_bytes(objects: ImageSource) -
     for i, image in enumerate(prepared):
         with Image.open(io.BytesIO(files.read(i))) as decoded:
             expected = np.asarray(decoded.convert("RGB"))
-        assert np.array_equal(((image + 1) * 127.5).round().byte().permute(1, 2, 0).numpy(), expected)
+        assert np.array_equal(
+            ((image + 1) * 127.5).round().byte().permute(1, 2, 0).numpy(), expected
+        )
         # and no rounding but that of float32
         assert torch.allclose(
-            image.double(), torch.from_numpy(expected / 127.5 - 1).permute(2, 0, 1), rtol=0, atol=1e-7
+            image.double(),
+            torch.from_numpy(expected / 127.5 - 1).permute(2, 0, 1),
+            rtol=0,
+            atol=1e-7,
         )
 
 
@@ -67,7 +74,9 @@ def test_an_encoded_image_comes_back_nearly_as_it_was(objects: ImageSource, size
     files = objects.train[:20]
     images = prepare(files, size)
     encoded = encode(images, files)
-    assert [encoded.original_form(i) for i in range(20)] == [files.original_form(i) for i in range(20)]
+    assert [encoded.original_form(i) for i in range(20)] == [
+        files.original_form(i) for i in range(20)
+    ]
     back = prepare(encoded, size)
     assert psnr(back.pixels, images.pixels).min() >= 35
     assert encode(images, files).digest == encoded.digest
@@ -151,7 +160,9 @@ def test_an_oblong_image_is_cropped_at_its_centre(height: int, width: int) -> No
     crop = {
         bool(up): image[t : t + 16, l_ : l_ + 16].astype(float)
         for up in (0, 1)
-        for t, l_ in [(math.ceil(top), math.ceil(left)) if up else (math.floor(top), math.floor(left))]
+        for t, l_ in [
+            (math.ceil(top), math.ceil(left)) if up else (math.floor(top), math.floor(left))
+        ]
     }
     got = pixels_of(Image.fromarray(image), 16)
     # An odd remainder has two centres; either is right, as whole pixels.
@@ -191,7 +202,9 @@ def test_degrading_adds_noise_of_the_stated_strength() -> None:
 @pytest.mark.parametrize("shape", [(16, 16), (9, 13), (1, 7)])
 def test_blur_is_that_of_scipy(sigma: float, shape: tuple[int, int]) -> None:
     # At sigma 20 the window is five times as wide as the image: mirrored again and again.
-    pixels = torch.randn(2, 3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randn(
+        2, 3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     expected = np.stack(
         [
             [gaussian_filter(channel, sigma, mode="reflect", truncate=4.0) for channel in image]

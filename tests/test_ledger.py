@@ -56,7 +56,9 @@ def test_steps_of_each_stage_are_its_loops(tmp_path: Path) -> None:
     ledger = new_ledger(tmp_path)
     watched = Context(watch=ledger.steps.watch)
     list(run_pipeline(config, SOURCE, watched, stages=ledger))
-    steps = {name: [] for name in ("train_ddpm", "sample", "fit_priors", "score_net")}
+    steps: dict[str, list[int]] = {
+        name: [] for name in ("train_ddpm", "sample", "fit_priors", "score_net")
+    }
     for row in ledger.rows.values():
         steps.get(row.function, []).append(len(row.step_seconds))
         assert len(row.step_seconds) == len(row.data_wait_seconds)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage import metrics as skimage_metrics
 from torch import Tensor
 
 from dipddpm.config import (
@@ -34,6 +35,11 @@ from dipddpm.metrics import (
 from dipddpm.sampling import Samples
 from dipddpm.sources import ImageSource
 from dipddpm.training import TrainedNet
+
+
+# scikit-image has no types.
+peak_signal_noise_ratio: Any = skimage_metrics.peak_signal_noise_ratio
+structural_similarity: Any = skimage_metrics.structural_similarity
 
 
 def uniform(*shape: int, seed: int = 0) -> Tensor:
@@ -91,7 +97,9 @@ def test_ssim_at_its_smallest_side_and_of_an_oblong_image() -> None:
 def test_a_copy(pairs: tuple[Tensor, Tensor]) -> None:
     images, _ = pairs
     assert psnr(images, images).tolist() == [math.inf] * len(images)
-    assert torch.allclose(ssim(images, images), torch.ones(len(images), dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(
+        ssim(images, images), torch.ones(len(images), dtype=torch.float64), atol=1e-12
+    )
 
 
 def test_psnr_in_closed_form() -> None:
@@ -142,7 +150,7 @@ def test_the_mean_image_is_the_optimum_in_closed_form(objects: ImageSource) -> N
     expected = (images - mean).square().mean(dim=(1, 2, 3)) + variance
     assert torch.allclose(mean_error(images), expected, rtol=1e-12, atol=0)
     assert mean_error(mean).item() == pytest.approx(variance, rel=1e-12)
-    # An unseen image of the same kind has twice the error: 3.0 dB, give or take the sampling of 100.
+    # An unseen image of the same kind has twice the error: 3.0 dB, give or take the draw.
     below = 10 * math.log10(mean_error(held_out).mean().item() / variance)
     assert below == pytest.approx(10 * math.log10(2), abs=0.4)
 
@@ -158,7 +166,9 @@ def test_anchors_in_closed_form(objects: ImageSource) -> None:
         return float((10 * torch.log10(4 / (x - level).square().mean(dim=(1, 2, 3)))).mean())
 
     colour = x.mean(dim=(0, 2, 3)).view(3, 1, 1)
-    for name, level in {"grey": 0.0, "white": 1.0, "black": -1.0, "mean_colour": colour}.items():
+    levels: dict[str, Tensor | float]
+    levels = {"grey": 0.0, "white": 1.0, "black": -1.0, "mean_colour": colour}
+    for name, level in levels.items():
         assert values[f"anchor_{name}_psnr"] == pytest.approx(db(level), abs=1e-5), name
     assert values["anchor_mean_image_psnr"] == pytest.approx(db(x.mean(0)), abs=1e-5)
     held_out_db = [db(image) for image in held_out.pixels.double()]
@@ -180,7 +190,9 @@ def test_autocorrelation_by_brute_force(objects16: ImageSet) -> None:
         power = np.mean([channel**2 for channel in centred])
         right = [c[i, j] * c[i, j + 1] for c in centred for i in range(9) for j in range(6)]
         below = [c[i, j] * c[i + 1, j] for c in centred for i in range(8) for j in range(7)]
-        assert value.item() == pytest.approx((np.mean(right) + np.mean(below)) / 2 / power, abs=1e-12)
+        assert value.item() == pytest.approx(
+            (np.mean(right) + np.mean(below)) / 2 / power, abs=1e-12
+        )
 
 
 def test_autocorrelation_tells_images_from_noise(objects16: ImageSet) -> None:
@@ -205,11 +217,11 @@ def test_autocorrelation_of_a_flat_image_is_a_number() -> None:
     assert lag1_autocorrelation(torch.ones(1, 3, 16, 16)).isfinite().all()
 
 
-@pytest.mark.parametrize("T", [50, 500, 1000])
+@pytest.mark.parametrize("total", [50, 500, 1000])
 @pytest.mark.parametrize("kind", ["linear", "squaredcos_cap_v2"])
 @pytest.mark.parametrize("log_snr", [*LOG_SNR_LEVELS, -100.0, 100.0, 0.123])
-def test_nearest_timestep_by_brute_force(T: int, kind: BetaSchedule, log_snr: float) -> None:
-    schedule = NoiseScheduleConfig(num_train_timesteps=T, beta_schedule=kind)
+def test_nearest_timestep_by_brute_force(total: int, kind: BetaSchedule, log_snr: float) -> None:
+    schedule = NoiseScheduleConfig(num_train_timesteps=total, beta_schedule=kind)
     abar = np.array(alphas_cumprod(schedule))
     distance = np.abs(np.log(abar) - np.log1p(-abar) - log_snr)
     assert distance[nearest_timestep(log_snr, schedule)] == pytest.approx(distance.min(), abs=1e-9)
@@ -218,7 +230,9 @@ def test_nearest_timestep_by_brute_force(T: int, kind: BetaSchedule, log_snr: fl
 @pytest.mark.parametrize("function", [psnr, ssim, all_pairs_psnr, all_pairs_ssim])
 @pytest.mark.parametrize("level", [-1.1, 1.5, 255.0, math.nan])
 @pytest.mark.parametrize("which", [0, 1])
-def test_references_outside_the_range_are_refused(function: object, level: float, which: int) -> None:
+def test_references_outside_the_range_are_refused(
+    function: object, level: float, which: int
+) -> None:
     assert callable(function)
     references = torch.zeros(2, 3, 16, 16)
     references[which, 0, 3, 3] = level
@@ -246,13 +260,16 @@ def test_ssim_needs_its_window() -> None:
 
 @pytest.fixture(scope="module")
 def untrained(tiny_unet: UNetConfig) -> TrainedNet:
-    """Raw weights of one seed, an average of another, so that a mix-up shows; 3 epochs of 2 steps."""
+    """Weights of one seed and an average of another, so that a mix-up shows; 3 epochs of 2 steps."""
     weights, ema = (dict(build_unet(tiny_unet, 16, seed).state_dict()) for seed in (1, 2))
     return TrainedNet(3, weights, ema, {}, torch.tensor([9.0, 8, 7, 6, 2, 1]))
 
 
 def test_the_held_out_loss_is_a_plain_loop(
-    objects: ImageSource, tiny_unet: UNetConfig, tiny_schedule: NoiseScheduleConfig, untrained: TrainedNet
+    objects: ImageSource,
+    tiny_unet: UNetConfig,
+    tiny_schedule: NoiseScheduleConfig,
+    untrained: TrainedNet,
 ) -> None:
     held_out = prepare(objects.held_out[:18], 16)  # more than one batch of 16
     context = Context(seed=5)
@@ -290,7 +307,10 @@ def noise_at(images: ImageSet, level: float, context: Context) -> Tensor:
 
 
 def test_the_held_out_loss_of_an_image_does_not_depend_on_the_others(
-    objects: ImageSource, tiny_unet: UNetConfig, tiny_schedule: NoiseScheduleConfig, untrained: TrainedNet
+    objects: ImageSource,
+    tiny_unet: UNetConfig,
+    tiny_schedule: NoiseScheduleConfig,
+    untrained: TrainedNet,
 ) -> None:
     many = prepare(objects.held_out[:7], 16)
     more, fewer = (
@@ -315,7 +335,9 @@ def test_the_scores_of_a_generation_are_means_over_all_pairs(objects16: ImageSet
     assert scores.per_image["lag1_autocorrelation"].shape == (3,)
 
 
-def test_the_scores_of_a_restoration_are_of_each_image_and_its_own_original(objects16: ImageSet) -> None:
+def test_the_scores_of_a_restoration_are_of_each_image_and_its_own_original(
+    objects16: ImageSet,
+) -> None:
     originals = take(objects16, 0, 5)
     degraded = ImageSet(originals.pixels + 0.3 * uniform(5, 3, 16, 16))
     samples = Samples((originals.pixels[:3] + 0.1 * uniform(3, 3, 16, 16, seed=1)).clamp(-1, 1))

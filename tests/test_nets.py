@@ -82,7 +82,7 @@ def test_the_weights_are_drawn_as_conv2d_draws_its_own() -> None:
         ):
             ours, theirs = ours.detach().flatten(), theirs.detach().flatten()
             assert len(ours) == len(theirs)
-            # The greatest of n uniform draws lies 1 / n below the bound on average; 20 / n is e^-20.
+            # The greatest of n draws lies 1 / n of the bound below it on average; 20 / n is e^-20.
             assert bound * (1 - 20 / len(ours)) <= ours.abs().max().item() <= bound
             assert theirs.abs().max().item() <= bound * (1 + 1e-6)
             picked = slice(0, 20_000)

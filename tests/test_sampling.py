@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
 from torch import Tensor
 
 from dipddpm.config import (
@@ -38,65 +38,75 @@ from dipddpm.sampling import (
 )
 from dipddpm.training import TrainedNet
 
-# We scale by coefficients of float64 and diffusers by those of float32 (6e-8, but its 1 - abar and
-# its product of 1000 alphas are known to 1e-5 only), over up to 50 steps; images span 2.
-ROUNDING = 1e-4
+# In float64, and with our abar in place of its own of float32, diffusers gives the same numbers.
+# As it comes, its product of 1,000 alphas is known to 1e-5 or so, and the first steps of a reverse
+# process divide by sqrt(abar_T) = 0.006. Images span 2.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 5e-3}
+DTYPES = [torch.float32, torch.float64]
 SPACINGS: list[TimestepSpacing] = ["leading", "trailing"]
-Eps = Callable[[Tensor, Tensor], Tensor]
 
 
 @pytest.fixture(scope="module")
-def model(tiny_unet: UNetConfig) -> UNet2DModel:
-    """Random weights; those of the last layer enlarged, so that its output is of the size of noise."""
-    net = build_unet(tiny_unet, 16, 3).eval().requires_grad_(False)
+def model(tiny_unet: UNetConfig) -> Any:
+    """Random weights, in the last layer enlarged so that the output is of the size of noise."""
+    net: Any = build_unet(tiny_unet, 16, 3).eval().requires_grad_(False)
     net.conv_out.weight *= 3
     return net
 
 
 @pytest.fixture(scope="module")
-def net(model: UNet2DModel) -> TrainedNet:
+def net(model: Any) -> TrainedNet:
     weights = dict(model.state_dict())
     other = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     return TrainedNet(1, other, weights, {}, torch.ones(1))  # samples come from the EMA weights
-
-
-@pytest.fixture(scope="module")
-def eps_of(model: UNet2DModel) -> Eps:
-    def eps(x: Tensor, t: Tensor) -> Tensor:
-        output: Tensor = model(x, t, return_dict=False)[0]
-        return output
-
-    return eps
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def images_of(pipeline: Any, **settings: Any) -> Tensor:
+def diffusers_images(
+    pipeline: Any, schedule: NoiseScheduleConfig, dtype: torch.dtype, **settings: Any
+) -> Tensor:
     """What a pipeline of diffusers gives, back in [-1, 1]."""
     pipeline.set_progress_bar_config(disable=True)
-    output = pipeline(batch_size=3, generator=seeded(), output_type="np", **settings).images
+    if dtype == torch.float64:
+        pipeline.scheduler.alphas_cumprod = torch.tensor(alphas_cumprod(schedule), dtype=dtype)
+    generator = seeded()
+    output = pipeline(batch_size=3, generator=generator, output_type="np", **settings).images
     return torch.from_numpy(output).permute(0, 3, 1, 2) * 2 - 1
 
 
-def ours(sampler: str, eps: Eps, schedule: NoiseScheduleConfig, n: int, spacing: TimestepSpacing) -> Tensor:
+def our_images(
+    sampler: str,
+    model: Any,
+    schedule: NoiseScheduleConfig,
+    n: int,
+    spacing: TimestepSpacing,
+) -> Tensor:
     """The same with our sampler: one generator for the start and then for the steps."""
+
+    def eps(x: Tensor, t: Tensor) -> Tensor:
+        output: Tensor = model(x, t, return_dict=False)[0]
+        return output
+
     generator = seeded()
-    x = torch.randn(3, 3, 16, 16, generator=generator)
+    x = torch.randn(3, 3, 16, 16, generator=generator, dtype=model.dtype)
     timesteps = spaced_timesteps(schedule.num_train_timesteps, n, spacing)
     return SAMPLERS[sampler](eps, x, timesteps, alphas_cumprod(schedule), generator=generator)
 
 
-def assert_alike(left: Tensor, right: Tensor) -> None:
-    assert (left - right).abs().max().item() < ROUNDING
+def assert_alike(left: Tensor, right: Tensor, dtype: torch.dtype) -> None:
+    assert left.dtype == dtype
+    assert (left - right).abs().max().item() < TOLERANCE[dtype]
     # and neither is the flat black or white that clipping makes of everything
     assert left.std() > 0.1
     assert (left.abs() < 0.99).float().mean() > 0.2
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("T", "n", "kind", "spacing"),
+    ("total", "n", "kind", "spacing"),
     [
         (50, 50, "linear", "leading"),
         (50, 50, "squaredcos_cap_v2", "trailing"),
@@ -106,16 +116,25 @@ def assert_alike(left: Tensor, right: Tensor) -> None:
     ],
 )
 def test_ddpm_is_the_pipeline_of_diffusers(
-    model: UNet2DModel, eps_of: Eps, T: int, n: int, kind: BetaSchedule, spacing: TimestepSpacing
+    model: Any,
+    dtype: torch.dtype,
+    total: int,
+    n: int,
+    kind: BetaSchedule,
+    spacing: TimestepSpacing,
 ) -> None:
-    scheduler = DDPMScheduler(num_train_timesteps=T, beta_schedule=kind, timestep_spacing=spacing)
-    theirs = images_of(DDPMPipeline(model, scheduler), num_inference_steps=n)
-    schedule = NoiseScheduleConfig(num_train_timesteps=T, beta_schedule=kind)
-    assert_alike(ours("ddpm", eps_of, schedule, n, spacing), theirs)
+    schedule = NoiseScheduleConfig(num_train_timesteps=total, beta_schedule=kind)
+    scheduler = DDPMScheduler(
+        num_train_timesteps=total, beta_schedule=kind, timestep_spacing=spacing
+    )
+    net = copy.deepcopy(model).to(dtype)
+    theirs = diffusers_images(DDPMPipeline(net, scheduler), schedule, dtype, num_inference_steps=n)
+    assert_alike(our_images("ddpm", net, schedule, n, spacing), theirs, dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("T", "n", "kind", "spacing"),
+    ("total", "n", "kind", "spacing"),
     [
         (1000, 10, "linear", "leading"),
         (1000, 20, "linear", "leading"),
@@ -126,22 +145,33 @@ def test_ddpm_is_the_pipeline_of_diffusers(
     ],
 )
 def test_ddim_is_the_pipeline_of_diffusers(
-    model: UNet2DModel, eps_of: Eps, T: int, n: int, kind: BetaSchedule, spacing: TimestepSpacing
+    model: Any,
+    dtype: torch.dtype,
+    total: int,
+    n: int,
+    kind: BetaSchedule,
+    spacing: TimestepSpacing,
 ) -> None:
-    scheduler = DDIMScheduler(num_train_timesteps=T, beta_schedule=kind, timestep_spacing=spacing)
-    theirs = images_of(DDIMPipeline(model, scheduler), num_inference_steps=n, eta=0.0)
-    schedule = NoiseScheduleConfig(num_train_timesteps=T, beta_schedule=kind)
-    assert_alike(ours("ddim", eps_of, schedule, n, spacing), theirs)
+    # With n a divisor of total: DDIMScheduler steps T // n down whatever its next timestep is.
+    schedule = NoiseScheduleConfig(num_train_timesteps=total, beta_schedule=kind)
+    scheduler = DDIMScheduler(
+        num_train_timesteps=total, beta_schedule=kind, timestep_spacing=spacing
+    )
+    net = copy.deepcopy(model).to(dtype)
+    theirs = diffusers_images(
+        DDIMPipeline(net, scheduler), schedule, dtype, num_inference_steps=n, eta=0.0
+    )
+    assert_alike(our_images("ddim", net, schedule, n, spacing), theirs, dtype)
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 def test_the_stage_is_a_plain_loop_over_the_scheduler(
-    net: TrainedNet, model: UNet2DModel, tiny_unet: UNetConfig, sampler: Any
+    net: TrainedNet, model: Any, tiny_unet: UNetConfig, sampler: Any
 ) -> None:
     schedule, context = NoiseScheduleConfig(), Context(seed=9)
     sampling = SamplingConfig(sampler=sampler, num_samples=3, num_inference_steps=10)
     samples = sample(net, None, 16, tiny_unet, schedule, sampling, context).images
-    kind = DDPMScheduler if sampler == "ddpm" else DDIMScheduler
+    kind: Any = DDPMScheduler if sampler == "ddpm" else DDIMScheduler
     scheduler = kind(num_train_timesteps=1000, timestep_spacing="trailing")
     scheduler.set_timesteps(10)
     generator = seeded(derive_seed(9, "ancestral"))
@@ -150,8 +180,7 @@ def test_the_stage_is_a_plain_loop_over_the_scheduler(
     )
     for t in scheduler.timesteps:
         x = scheduler.step(model(x, t).sample, t, x, generator=generator).prev_sample
-    assert_alike(samples, x.clamp(-1, 1))
-    assert samples.dtype == torch.float32
+    assert_alike(samples, x.clamp(-1, 1), torch.float32)
     assert not samples.is_inference()
 
 
@@ -177,7 +206,7 @@ def test_trailing_timesteps_are_exact_and_those_of_diffusers_but_for_ties() -> N
         got = spaced_timesteps(T, n, "trailing")
         exact = [T - Fraction(i * T, n) for i in range(n)]
         assert got == [round(step) - 1 for step in exact], (T, n)  # half to even, as numpy rounds
-        scheduler = DDIMScheduler(num_train_timesteps=T, timestep_spacing="trailing")
+        scheduler: Any = DDIMScheduler(num_train_timesteps=T, timestep_spacing="trailing")
         scheduler.set_timesteps(n)
         theirs = scheduler.timesteps.tolist()
         assert len(theirs) == n or (len(theirs) == n + 1 and theirs[-1] == -1), (T, n)
@@ -230,7 +259,12 @@ def test_a_start_of_nothing_but_noise_is_plain_sampling(
 ) -> None:
     plain = SamplingConfig(sampler=sampler, num_samples=4, num_inference_steps=5)
     from_noise = replace(
-        plain, task="restore", start_from="dip", t0=1000, start_image_weight=0.0, start_noise_weight=1.0
+        plain,
+        task="restore",
+        start_from="dip",
+        t0=1000,
+        start_image_weight=0.0,
+        start_noise_weight=1.0,
     )
     arguments = (16, tiny_unet, NoiseScheduleConfig())
     expected = sample(net, None, *arguments, plain, Context()).images
@@ -267,7 +301,9 @@ def test_ddim_with_the_true_noise_gives_the_image_back(
 
 
 @pytest.mark.parametrize("kind", ["linear", "squaredcos_cap_v2"])
-def test_ddpm_with_an_oracle_of_the_image_ends_at_it(objects16: ImageSet, kind: BetaSchedule) -> None:
+def test_ddpm_with_an_oracle_of_the_image_ends_at_it(
+    objects16: ImageSet, kind: BetaSchedule
+) -> None:
     x_0 = take(objects16, 0, 2).pixels.double()
     schedule = NoiseScheduleConfig(num_train_timesteps=50, beta_schedule=kind)
     abar = alphas_cumprod(schedule)
@@ -321,10 +357,13 @@ def test_the_degraded_image_is_restored_from_its_own_level(objects16: ImageSet) 
 def test_only_as_many_starts_as_samples_are_used(
     net: TrainedNet, tiny_unet: UNetConfig, objects16: ImageSet
 ) -> None:
-    sampling = SamplingConfig(task="restore", start_from="blur", num_samples=2, num_inference_steps=3)
+    sampling = SamplingConfig(
+        task="restore", start_from="blur", num_samples=2, num_inference_steps=3
+    )
     arguments = (16, tiny_unet, NoiseScheduleConfig(), sampling, Context())
     assert torch.equal(
-        sample(net, objects16, *arguments).images, sample(net, take(objects16, 0, 2), *arguments).images
+        sample(net, objects16, *arguments).images,
+        sample(net, take(objects16, 0, 2), *arguments).images,
     )
 
 
@@ -338,7 +377,7 @@ def test_watch_sees_each_step_and_changes_nothing(net: TrainedNet, tiny_unet: UN
 
     for sampler in ("ddpm", "ddim"):
         seen.clear()
-        sampling = SamplingConfig(sampler=sampler, num_samples=1, num_inference_steps=4)  # type: ignore[arg-type]
+        sampling = SamplingConfig(sampler=sampler, num_samples=1, num_inference_steps=4)
         arguments = (net, None, 16, tiny_unet, NoiseScheduleConfig(), sampling)
         watched = sample(*arguments, Context(watch=watch)).images
         assert len(seen) == 4
@@ -350,7 +389,9 @@ def test_watch_sees_each_step_and_changes_nothing(net: TrainedNet, tiny_unet: UN
 def test_ddim_samples_on_cuda_are_those_of_the_cpu(net: TrainedNet, tiny_unet: UNetConfig) -> None:
     sampling = SamplingConfig(num_samples=3, num_inference_steps=5)
     cpu, cuda = (
-        sample(net, None, 16, tiny_unet, NoiseScheduleConfig(), sampling, Context(device=device)).images
+        sample(
+            net, None, 16, tiny_unet, NoiseScheduleConfig(), sampling, Context(device=device)
+        ).images
         for device in ("cpu", "cuda")
     )
     assert cuda.device.type == "cpu"

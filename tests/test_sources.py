@@ -47,11 +47,15 @@ def test_a_folder_is_read_to_its_depth_and_held_out_is_apart(folder: Path) -> No
     assert len(held_out) == 2  # a fifth of 11
     assert train.isdisjoint(held_out)
     assert train | held_out == {
-        path for path in folder.rglob("*.*") if path.suffix in (".png", ".JPG", ".webp") and path.is_file()
+        path
+        for path in folder.rglob("*.*")
+        if path.suffix in (".png", ".JPG", ".webp") and path.is_file()
     }
 
 
-def test_the_order_of_a_folder_is_fixed_and_mixed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_order_of_a_folder_is_fixed_and_mixed(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     source = image_folder(folder)
     assert image_folder(folder).train.files == source.train.files
     # The same names below another root come in the same order, whatever was written first.

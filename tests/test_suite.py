@@ -80,7 +80,9 @@ def test_a_case_spells_out_every_setting_and_builds_its_config() -> None:
 
 def test_case_ids_are_the_settings() -> None:
     one = parse("[[grid]]\nepochs = 5\n").cases[0]
-    spelled_out = parse("[base]\nlearning_rate = 1e-4\n[[grid]]\nepochs = [5]\nrepeat = 2\n").cases[0]
+    spelled_out = parse("[base]\nlearning_rate = 1e-4\n[[grid]]\nepochs = [5]\nrepeat = 2\n").cases[
+        0
+    ]
     assert one.case_id == spelled_out.case_id
     assert (one.repeat, spelled_out.repeat) == (1, 2)
     others = [

@@ -71,10 +71,10 @@ def plain_training(
     training: TrainingConfig,
     epochs: int,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[float]]:
-    """The loop of the diffusers tutorial, with the seeds of the steps. Batches of one image size."""
+    """The loop of the diffusers tutorial, with a seed of its own for each step."""
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(SEED, "unet"))
-        model = UNet2DModel(
+        model: Any = UNet2DModel(
             sample_size=SIZE,
             block_out_channels=(8, 16),
             layers_per_block=1,
@@ -84,7 +84,7 @@ def plain_training(
         )
     ema = copy.deepcopy(model)
     T, warmup = schedule.num_train_timesteps, training.lr_warmup_steps
-    scheduler = DDPMScheduler(num_train_timesteps=T, beta_schedule=schedule.beta_schedule)
+    scheduler: Any = DDPMScheduler(num_train_timesteps=T, beta_schedule=schedule.beta_schedule)
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, fused=True)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: min(1, (k + 1) / (warmup + 1)))
     losses: list[float] = []
@@ -194,7 +194,9 @@ def test_training_on_is_training_at_once(
     assert not same(half.weights, whole.weights)
 
 
-def test_a_milestone_shares_no_memory_with_what_comes_after(objects16: ImageSet, settings: Any) -> None:
+def test_a_milestone_shares_no_memory_with_what_comes_after(
+    objects16: ImageSet, settings: Any
+) -> None:
     half = train_ddpm(objects16, *settings, epochs=1)
     whole = train_ddpm(objects16, *settings, epochs=2, resume_from=half)
 
@@ -206,14 +208,17 @@ def test_a_milestone_shares_no_memory_with_what_comes_after(objects16: ImageSet,
         return set().union(*map(addresses, value)) if isinstance(value, list) else set()
 
     first, second = (
-        [addresses(part) for part in (net.weights, net.ema_weights, net.optimizer)] for net in (half, whole)
+        [addresses(part) for part in (net.weights, net.ema_weights, net.optimizer)]
+        for net in (half, whole)
     )
     everything = [*first, *second]
     assert min(map(len, everything)) > 20
     assert len(set().union(*everything)) == sum(map(len, everything))
 
 
-def test_the_prefix_of_a_run_is_the_shorter_run(two_epochs: TrainedNet, four_epochs: TrainedNet) -> None:
+def test_the_prefix_of_a_run_is_the_shorter_run(
+    two_epochs: TrainedNet, four_epochs: TrainedNet
+) -> None:
     assert torch.equal(four_epochs.losses[:6], two_epochs.losses)
 
 
@@ -283,9 +288,10 @@ def test_watch_can_tell_the_number_of_steps(objects16: ImageSet, settings: Any) 
         lengths.append(len(iterable))
         return iterable
 
-    context = replace(settings[-1], watch=watch)
-    half = train_ddpm(objects16, *settings[:-1], context, epochs=2)
-    train_ddpm(objects16, *settings[:-1], context, epochs=3, resume_from=half)
+    size, unet, schedule, training, context = settings
+    watched: Any = (size, unet, schedule, training, replace(context, watch=watch))
+    half = train_ddpm(objects16, *watched, epochs=2)
+    train_ddpm(objects16, *watched, epochs=3, resume_from=half)
     assert lengths == [6, 3]
 
 
@@ -314,7 +320,7 @@ def test_one_u_serves_every_number_of_timesteps(objects16: ImageSet, settings: A
     )
     assert len(many) == 20
     assert many.dtype == torch.int64
-    assert 0 <= many.min()
+    assert many.min() >= 0
     assert 500 < many.max() < 1000
     # floor(u 500) = floor(floor(u 1000) / 2)
     assert torch.equal(half, many // 2)
@@ -323,7 +329,8 @@ def test_one_u_serves_every_number_of_timesteps(objects16: ImageSet, settings: A
 
 def test_arms_share_order_flips_noise_and_timesteps(objects16: ImageSet, settings: Any) -> None:
     blank = ImageSet(torch.zeros_like(objects16.pixels))
-    abar = DDPMScheduler(num_train_timesteps=50).alphas_cumprod.double()
+    scheduler: Any = DDPMScheduler(num_train_timesteps=50)
+    abar = scheduler.alphas_cumprod.double()
     flipped, order = [], []
     for (x, t), (x_blank, t_blank) in zip(
         net_inputs(objects16, settings), net_inputs(blank, settings), strict=True
@@ -353,7 +360,9 @@ def test_a_run_of_no_epochs_more_is_what_it_was(objects16: ImageSet, settings: A
     assert same_net(train_ddpm(objects16, *settings, epochs=1, resume_from=once), once)
 
 
-def test_a_net_can_be_saved_and_trained_on(objects16: ImageSet, settings: Any, two_epochs: TrainedNet) -> None:
+def test_a_net_can_be_saved_and_trained_on(
+    objects16: ImageSet, settings: Any, two_epochs: TrainedNet
+) -> None:
     half = train_ddpm(objects16, *settings, epochs=1)
     stream = io.BytesIO()
     torch.save(vars(half), stream)
@@ -394,19 +403,20 @@ def test_overfitting_eight_images(objects16: ImageSet) -> None:
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_training_on_cuda_starts_from_the_same_weights(objects16: ImageSet, settings: Any) -> None:
-    *most, context = settings
-    cpu, cuda = (
-        train_ddpm(objects16, *most, replace(context, device=device), epochs=2)
-        for device in ("cpu", "cuda")
-    )
+    size, unet, schedule, training, context = settings
+    on_cuda: Any = (size, unet, schedule, training, replace(context, device="cuda"))
+    cpu, cuda = (train_ddpm(objects16, *where, epochs=2) for where in (settings, on_cuda))
     assert {weight.device.type for weight in cuda.weights.values()} == {"cuda"}
     assert cuda.losses.device.type == "cpu"
     # The draws of CUDA differ from those of the CPU, the order, the rates and the start do not:
     # six small steps from one start stay close. A step moves a weight by its rate, 1e-3, at most.
-    far = max((cuda.weights[name].cpu() - weight).abs().max().item() for name, weight in cpu.weights.items())
+    far = max(
+        (cuda.weights[name].cpu() - weight).abs().max().item()
+        for name, weight in cpu.weights.items()
+    )
     assert 0 < far < 2 * 6 * 1.1e-3
     # 768 draws an image: losses of an untrained net are near 1
     assert (cuda.losses - cpu.losses).abs().max() < 0.3
-    again = train_ddpm(objects16, *most, replace(context, device="cuda"), epochs=1)
-    on = train_ddpm(objects16, *most, replace(context, device="cuda"), epochs=2, resume_from=again)
+    again = train_ddpm(objects16, *on_cuda, epochs=1)
+    on = train_ddpm(objects16, *on_cuda, epochs=2, resume_from=again)
     assert torch.allclose(on.losses, cuda.losses, rtol=1e-3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from bench import display, records
 from bench.engines import Engine, ForkserverEngine, Process, SubprocessEngine
 from bench.records import Record, Run, StageRow, UnitSpec
+from dipddpm.sources import bundled_objects, image_folder
 from tests.toy import NUM_CASES, SUITE, new_run, run_all
 
 # A smaller toy for what pays the import of torch in every process.
@@ -40,10 +41,6 @@ def engine() -> Timed:
 def run(engine: Timed, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("runs") / "toy"
     return run_all(new_run(folder, engine), engine)
-
-
-def untimed(record: Record) -> dict[str, object]:
-    return record.model_dump()
 
 
 def rows_of(run: Run) -> dict[tuple[str, str], StageRow]:
@@ -120,9 +117,9 @@ def test_the_steps_counted_are_the_steps_planned(run: Run) -> None:
 
 
 def test_both_forms_of_the_worker_give_the_same_records(run: Run, tmp_path: Path) -> None:
-    def outcome(engine: Engine, name: str) -> tuple[list[Record], list[tuple[object, ...]]]:
+    def outcome(engine: Engine, name: str) -> tuple[list[Record], list[object]]:
         done = run_all(new_run(tmp_path / name, engine, ONE_OF_EACH), engine)
-        shape = [
+        shape: list[object] = [
             (row.unit, row.key, row.function, row.parents, row.executed, row.artifact_sha256,
              len(row.step_seconds))
             for row in done.stage_rows()
@@ -138,9 +135,7 @@ def test_checkpoints_are_kept_when_asked(engine: Timed, tmp_path: Path) -> None:
     text = SUITE[: SUITE.index("[[grid]]")] + "[[grid]]\nnum_images = 4\nepochs = [1, 2]\n"
     run = new_run(tmp_path / "run", engine, text)
     keeping = [spec.model_copy(update={"keep_checkpoints": True}) for spec in run.plan.units]
-    records.write(
-        run.folder / records.PLAN, run.plan.model_copy(update={"units": tuple(keeping)})
-    )
+    records.write(run.folder / records.PLAN, run.plan.model_copy(update={"units": tuple(keeping)}))
     done = run_all(Run.open(run.folder), engine)
     kept = sorted(done.folder.glob("units/*/artifacts/*.ema.safetensors"))
     assert len(kept) == 2
@@ -150,20 +145,16 @@ def test_checkpoints_are_kept_when_asked(engine: Timed, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def broken_folder(tmp_path: Path) -> Iterator[Path]:
+def broken_folder(tmp_path: Path) -> Path:
     """Images of which one is no image: whoever trains on it fails."""
-    from dipddpm.sources import bundled_objects
-
     folder = tmp_path / "images"
     folder.mkdir()
     for i in range(20):
         (folder / f"{i}.webp").write_bytes(bundled_objects().train.read(i))
-    from dipddpm.sources import image_folder
-
     sixth = image_folder(folder).train.files[5]
     assert isinstance(sixth, Path)
     sixth.write_bytes(b"no image")
-    yield folder
+    return folder
 
 
 def test_a_failure_is_a_record_and_the_grid_goes_on(
@@ -196,3 +187,17 @@ def priors_of(run: Run) -> set[str]:
 def test_a_spec_is_what_the_worker_ran(run: Run) -> None:
     for spec in run.plan.units:
         assert records.read(run.unit_folder(spec.unit) / records.SPEC, UnitSpec) == spec
+
+
+def test_a_unit_past_its_time_is_ended(engine: Timed, tmp_path: Path) -> None:
+    text = SUITE[: SUITE.index("[[grid]]")] + (
+        "[[grid]]\nnum_images = 4\nepochs = [1, 100000]\n[[grid]]\nnum_images = 6\nepochs = 1\n"
+    )
+    run = new_run(tmp_path / "run", engine, text)
+    run_all(run, engine, timeout_seconds=4)
+    statuses: dict[object, list[str]] = {record.settings["epochs"]: [] for record in run.records()}
+    for record in run.records():
+        statuses[record.settings["epochs"]].append(record.status)
+    # What was there before the time was up stays.
+    assert statuses == {1: ["ok", "ok"], 100000: ["timeout"]}
+    assert run.summary(next(r.unit for r in run.records() if r.status == "timeout")).error

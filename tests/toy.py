@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from bench import display, runner, suite
@@ -66,7 +67,7 @@ def new_run(folder: Path, engine: Engine, text: str = SUITE) -> Run:
     return runner.create(folder, plan, engine.describe("cpu"), found.text)
 
 
-def run_all(run: Run, engine: Engine) -> Run:
+def run_all(run: Run, engine: Engine, *, timeout_seconds: float = math.inf) -> Run:
     with display.RunDisplay(run.plan, run.done(), display.console()) as shown:
-        runner.run_units(run, engine, shown)
+        runner.run_units(run, engine, shown, timeout_seconds=timeout_seconds)
     return run

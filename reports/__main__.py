@@ -1,0 +1,44 @@
+"""python -m reports: one HTML page from the records of a run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from bench.records import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0: the report is written; 2: bad input, nothing is written."""
+    options = _parser().parse_args(arguments)
+    try:
+        return build(options.run)
+    except UserError as error:
+        print(f"reports: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m reports", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    text = "write report.html, results.csv and results.parquet into a run's folder"
+    command = commands.add_parser(
+        "build", help=text, description=text, epilog="example: python -m reports build runs/first"
+    )
+    command.add_argument("run", metavar="RUN", help="a path, or a name under runs/")
+    return parser
+
+
+def build(name: str) -> int:
+    """Prints the path of the page as the last line."""
+    # pandas and matplotlib take a second to import; --help does not wait for them.
+    from reports import load, page
+
+    run = load.load_run(load.find_run(name))
+    page.write(run.folder, page.build(run))
+    print(run.folder / "report.html")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

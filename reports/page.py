@@ -1,0 +1,109 @@
+"""The page: its sections in order, one HTML file that asks no host for anything."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from reports import sections_cost, sections_grid, sections_quality, sections_run
+from reports.blocks import Section
+from reports.context import Report
+from reports.load import Loaded, plain_text
+from reports.tables import results
+from reports.words import plural
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def build(run: Loaded) -> dict[str, bytes]:
+    """The files of a report by name. The same records give the same bytes of HTML and CSV."""
+    report = Report(run)
+    table = results(run, report.found)
+    csv = table.to_csv(index=False, lineterminator="\n")
+    parquet = io.BytesIO()
+    table.to_parquet(parquet, index=False)
+    return {
+        "report.html": _html(report, csv).encode(),
+        "results.csv": csv.encode(),
+        "results.parquet": parquet.getvalue(),
+    }
+
+
+def write(folder: Path, files: dict[str, bytes]) -> None:
+    """Each file there whole or not at all."""
+    for name, content in files.items():
+        unfinished = folder / f"{name}.part"
+        unfinished.write_bytes(content)
+        unfinished.replace(folder / name)
+
+
+def _sections(report: Report, csv: str) -> list[Section]:
+    pictures = sections_grid.pictures(report)
+    quality = sections_quality.quality(report)
+    # Noise is judged by looking at it, not by a score of it.
+    near_noise = sections_quality.near_noise(report) is not None
+    return [
+        sections_cost.answer(report),
+        sections_cost.published(report),
+        sections_quality.loss(report),
+        sections_cost.loaders(report),
+        sections_cost.ledger(report),
+        *((pictures, quality) if near_noise else (quality, pictures)),
+        sections_quality.restoration(report),
+        sections_grid.scaling(report),
+        sections_cost.noise(report),
+        sections_run.results(report, csv),
+        # After all others: it tells which artifacts they could not read.
+        sections_run.troubles(report),
+        sections_run.environment(report),
+    ]
+
+
+def _html(report: Report, csv: str) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    plan, machine = report.run.plan, report.run.environment
+    html = environment.get_template("report.html").render(
+        title=plain_text(plan.title),
+        suite=plain_text(plan.suite),
+        facts=[
+            f"{machine.device_name} ({machine.device})",
+            f"commit {(machine.commit or 'unknown')[:12]}{' +changes' if machine.dirty else ''}",
+            f"{plural(len(report.found), 'outcome')} in {sections_run.minutes(report)}",
+            f"begun {plan.created[:10]}",
+        ],
+        incomplete=_incomplete(report),
+        sections=_sections(report, csv),
+        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_digest=digest,
+    )
+    return plain_text(html)
+
+
+def _incomplete(report: Report) -> list[str]:
+    """What the reader has to know before anything else."""
+    failed = sum(not outcome.ok for outcome in report.found)
+    lines = []
+    if report.run.missing:
+        lines.append(
+            f"{plural(len(report.run.missing), 'outcome')} of this run not measured yet; made by: "
+            f"{report.run.resume}"
+        )
+    if failed:
+        lines.append(
+            f"{plural(failed, 'outcome')} failed; run again with: {report.run.resume} --retry-failed"
+        )
+    return lines

@@ -1,0 +1,283 @@
+"""The sections on the run itself: all outcomes, what went wrong or is missing, where it ran."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from bench.records import Case, Setting
+from bench.stats import CONFIDENCE, MIN_EXECUTIONS
+from reports.blocks import Block, Cell, Code, Listing, Section, Table, Text
+from reports.context import Report
+from reports.load import log_tail, plain_text
+from reports.tables import Outcome
+from reports.words import bytes_of, number, plural, schedule, seconds, three
+
+# The raw table inside the page; above this many characters it stays a file beside it.
+MAX_RAW = 1_000_000
+MAX_LISTED = 20
+
+
+# Results -------------------------------------------------------------------------------------------
+
+
+def _score(name: str) -> Callable[[Outcome], Cell]:
+    def cell(outcome: Outcome) -> Cell:
+        value = outcome.score(name)
+        return Cell(number(value), value)
+
+    return cell
+
+
+def _setting(name: str) -> Callable[[Outcome], Cell]:
+    def cell(outcome: Outcome) -> Cell:
+        value = outcome.settings.get(name)
+        shown = value if isinstance(value, str | int | float) else None
+        return Cell("–" if value is None else str(value), shown)
+
+    return cell
+
+
+def _group(group: str) -> Callable[[Outcome], Cell]:
+    return lambda outcome: _taken(outcome.group_seconds(group))
+
+
+def _taken(value: float | None, *, factor: float = 1.0) -> Cell:
+    return Cell("–" if value is None else three(factor * value), value)
+
+
+def _status(outcome: Outcome) -> Cell:
+    record = outcome.record
+    text = record.status if record.repeat == 1 else f"{record.status}, repeat {record.repeat}"
+    return Cell(text, text)
+
+
+def _schedule(outcome: Outcome) -> Cell:
+    settings = outcome.settings
+    text = schedule(settings.get("num_train_timesteps"), settings.get("beta_schedule"))
+    return Cell(text, text)
+
+
+_COMMON: tuple[tuple[str, Callable[[Outcome], Cell]], ...] = (
+    ("train on", _setting("train_on")),
+    ("loader", _setting("loader")),
+    ("images", _setting("num_images")),
+    ("schedule", _schedule),
+    ("epochs", _setting("epochs")),
+    ("seed", lambda outcome: Cell(str(outcome.record.seed), outcome.record.seed)),
+)
+_GENERATION = (
+    *_COMMON,
+    ("ms an image", lambda outcome: _taken(outcome.train_seconds_per_image, factor=1000)),
+    ("waiting, s", lambda outcome: _taken(outcome.data_wait_seconds)),
+    ("step, ms", lambda outcome: _taken(outcome.median_step_seconds, factor=1000)),
+    ("first step, ms", lambda outcome: _taken(outcome.first_step_seconds, factor=1000)),
+    ("priors, s", _group("priors")),
+    ("train, s", _group("train")),
+    ("sample, s", _group("sample")),
+    ("total, s", lambda outcome: _taken(outcome.total_seconds)),
+    ("eps loss", _score("eps_loss")),
+    ("PSNR, dB", _score("all_pairs_psnr")),
+    ("SSIM", _score("all_pairs_ssim")),
+    ("lag-1", _score("lag1_autocorrelation")),
+    ("peak memory", lambda outcome: _memory(outcome)),
+    ("status", _status),
+)
+_RESTORATION = (
+    *_COMMON,
+    ("start", _setting("start_from")),
+    ("steps", _setting("num_inference_steps")),
+    ("start, s", lambda outcome: _taken(outcome.start_seconds)),
+    ("sample, s", _group("sample")),
+    ("total, s", lambda outcome: _taken(outcome.total_seconds)),
+    ("paired PSNR, dB", _score("paired_psnr")),
+    ("paired SSIM", _score("paired_ssim")),
+    ("degraded, dB", _score("degraded_psnr")),
+    ("status", _status),
+)
+
+
+def _memory(outcome: Outcome) -> Cell:
+    """The device's where it tells, else the process's."""
+    peak = outcome.peak("device_peak_allocated_bytes")
+    peak = outcome.peak("host_peak_bytes") if peak is None else peak
+    return Cell(bytes_of(peak), peak)
+
+
+def results(report: Report, csv: str) -> Section:
+    """All outcomes, generation and restoration apart; the raw values folded below."""
+    found = report.found
+    ok = sum(outcome.ok for outcome in found)
+    finding = f"{plural(len(found), 'outcome')}, {ok} of them ok, {len(report.run.missing)} missing."
+    blocks: list[Block] = []
+    kinds = (
+        ("generate", "Samples from noise", _GENERATION),
+        ("restore", "Restorations", _RESTORATION),
+    )
+    for task, caption, columns in kinds:
+        own = [outcome for outcome in found if outcome.settings.get("task") == task]
+        if own:
+            rows = [[cell(outcome) for _, cell in columns] for outcome in own]
+            blocks.append(Table([name for name, _ in columns], rows, caption, filterable=True))
+    blocks.append(
+        Code(csv, "data: results.csv, all columns, unrounded")
+        if len(csv) <= MAX_RAW
+        else Text("All columns, unrounded, are in results.csv and results.parquet beside this page.")
+    )
+    return Section("results", "Results", finding, blocks)
+
+
+# What went wrong -----------------------------------------------------------------------------------
+
+
+def troubles(report: Report) -> Section:
+    """Failures and warnings with their text, missing cases, attempts kept aside."""
+    run = report.run
+    failed = [outcome for outcome in report.found if not outcome.ok]
+    units = [summary for summary in run.summaries if summary.status != "ok"]
+    warnings = _by_text((w, o) for o in report.found for w in o.record.warnings)
+    finding = (
+        f"{plural(len(failed), 'failed outcome')}, {plural(len(run.missing), 'missing outcome')}, "
+        f"{plural(len(warnings) + len(report.artifacts.warnings), 'warning')}."
+    )
+    blocks: list[Block] = []
+    if failed:
+        said = _by_text((o.record.error or o.record.status, o) for o in failed)
+        blocks.append(Listing(said, f"Failures; run them again with: {run.resume} --retry-failed"))
+    for summary in units:
+        text = plain_text(summary.error or summary.status)
+        tail = log_tail(run, summary.unit)
+        blocks.append(Listing([f"{summary.unit}: {summary.status}: {text}"], "Failed unit"))
+        if tail:
+            blocks.append(Code(tail, f"the last lines of {summary.unit}/log.txt"))
+    if run.missing:
+        named = [_case_words(case) for case in run.missing[:MAX_LISTED]]
+        more = len(run.missing) - len(named)
+        named += [f"and {more} more"] if more else []
+        blocks.append(Listing(named, f"Missing; made by: {run.resume}"))
+    if warnings:
+        blocks.append(Listing(warnings, "Warnings"))
+    if report.artifacts.warnings:
+        blocks.append(Listing(report.artifacts.warnings, "Artifacts that were not shown"))
+    if run.attempts:
+        blocks.append(Listing(run.attempts, "Attempts kept aside, counted nowhere"))
+    return Section("troubles", "Warnings, failures, missing", finding, blocks)
+
+
+def _by_text(found: Iterable[tuple[str, Outcome]]) -> list[str]:
+    """Each text once, with the number of outcomes that have it."""
+    counts: dict[str, int] = {}
+    for text, _ in found:
+        counts[plain_text(text)] = counts.get(plain_text(text), 0) + 1
+    return [f"{text} ({plural(count, 'outcome')})" for text, count in counts.items()]
+
+
+def _case_words(case: Case) -> str:
+    settings = case.settings
+    names = ("task", "train_on", "loader", "num_images", "num_train_timesteps", "beta_schedule",
+             "epochs", "start_from", "num_inference_steps")  # fmt: skip
+    words = [f"{name} = {settings[name]}" for name in names if name in settings]
+    return ", ".join([*words, f"seed = {case.seed}", f"repeat = {case.repeat}"])
+
+
+# Environment ---------------------------------------------------------------------------------------
+
+
+def environment(report: Report) -> Section:
+    """Machine, code, settings common to all outcomes, commands."""
+    run = report.run
+    machine, plan = run.environment, run.plan
+    state = {True: ", with uncommitted changes", False: "", None: ", state unknown"}[machine.dirty]
+    loads = [s.load_average for s in run.summaries if s.load_average is not None]
+    facts: list[tuple[str, str]] = [
+        ("device", f"{machine.device}: {machine.device_name} × {machine.device_count}"),
+        ("driver", machine.driver or "–"),
+        ("processor", f"{machine.cpu}, {machine.cpu_count} logical, {machine.num_threads} threads used"),
+        ("memory", bytes_of(machine.memory_bytes)),
+        ("system", f"{machine.os}, Python {machine.python}"),
+        ("packages", ", ".join(f"{name} {v}" for name, v in sorted(machine.packages.items()))),
+        ("flags", ", ".join(f"{name} = {value}" for name, value in sorted(machine.flags.items()))),
+        ("commit", f"{machine.commit or 'unknown'}{state}"),
+        ("subject", machine.subject or "–"),
+        ("sources, SHA-256", machine.source_sha256),
+        ("images", f"{plan.images}, SHA-256 {plan.images_sha256}"),
+        ("begun", plan.created),
+        ("load average at the end of a unit", _range(loads)),
+    ]
+    finding = (
+        f"{machine.device_name}, torch {machine.packages.get('torch', 'unknown')}, commit "
+        f"{(machine.commit or 'unknown')[:12]}{state}."
+    )
+    blocks: list[Block] = [
+        _facts(facts, "Machine and code"),
+        _facts(_common_settings(report), "Settings that all outcomes share"),
+        _overhead(report),
+        Text("", "Commands"),
+        Code(f"{plan.command}\npython -m reports build {run.folder}"),
+        Listing(_METHOD, "How the figures were computed"),
+    ]
+    return Section("environment", "Environment and method", finding, blocks)
+
+
+def _range(values: list[float]) -> str:
+    return f"{three(min(values))} to {three(max(values))}" if values else "–"
+
+
+def _facts(facts: Iterable[tuple[str, str]], caption: str) -> Table:
+    return Table(["what", "value"], [[Cell(n, n), Cell(v, v)] for n, v in facts], caption)
+
+
+def _common_settings(report: Report) -> list[tuple[str, str]]:
+    first, *rest = [outcome.settings for outcome in report.found]
+    return [
+        (name, _plain(value))
+        for name, value in sorted(first.items())
+        if all(name in other and other[name] == value for other in rest)
+    ]
+
+
+def _plain(value: Setting) -> str:
+    if value is None:
+        return "default of the start"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _overhead(report: Report) -> Table:
+    """Where the processes' time went beside the stages; figures only for units that told."""
+    told = [summary for summary in report.run.summaries if summary.process_seconds is not None]
+    process = sum(summary.process_seconds or 0.0 for summary in told)
+    units = {summary.unit for summary in told}
+    stages = sum(
+        row.seconds or 0.0 for row in report.run.rows if row.executed and row.unit in units
+    )
+    names = sorted({name for summary in told for name in summary.overhead_seconds})
+    parts = [(name, sum(s.overhead_seconds.get(name, 0.0) for s in told)) for name in names]
+    rows = [("all stages", stages), *parts, ("processes, in all", process)]
+    return Table(
+        ["part", "time"],
+        [[Cell(name, name), Cell(seconds(value), value)] for name, value in rows],
+        f"Where the time of {plural(len(told), 'process')}".replace("processs", "processes")
+        + " went. What is no stage is in no bill.",
+    )
+
+
+_METHOD = (
+    "A bill: the seconds of every stage that the scores of an outcome rest on, found by key from the "
+    "outcome back to the files. What was reused is charged in full from the unit that made it.",
+    "Groups: prepare (decode, resize, degrade); priors (fit, join, write as files; a blur that stands "
+    "in for a prior); train; sample; score.",
+    "Training seconds an image: the train stages' seconds over epochs × images, last milestone of a "
+    "run; priors not in it.",
+    "A pair: two outcomes equal in every setting and the seed but the one factor. Effect: mean of the "
+    f"log-ratios; interval: paired t, {CONFIDENCE:.0%}; p: exact sign flips.",
+    "Replicates are fresh processes: pairs that share one are averaged first, and below "
+    f"{MIN_EXECUTIONS} there is no interval.",
+    "A dash is a value that is not known; it is never 0.",
+)
+
+
+def minutes(report: Report) -> str:
+    """How long the processes worked, one after the other."""
+    told = [s.process_seconds for s in report.run.summaries if s.process_seconds is not None]
+    return seconds(sum(told)) if told else "unknown"
+
+
