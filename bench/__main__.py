@@ -108,8 +108,7 @@ def run_suite(options: argparse.Namespace) -> int:
     now = datetime.now().astimezone()
     folder = options.out or RUNS / f"{found.name}-{now:%Y%m%d-%H%M%S}"
     runner.check_new(folder)
-    engine = open_engine(options.engine)
-    environment = engine.describe(options.device)
+    environment = _describe(options, options.device)
     plan = Plan(
         suite=found.name,
         title=found.title,
@@ -129,7 +128,7 @@ def resume_run(options: argparse.Namespace) -> int:
     run = Run.open(_run_folder(options.run))
     if options.retry_failed:
         runner.forget_failures(run)
-    environment = open_engine(options.engine).describe(run.plan.device)
+    environment = _describe(options, run.plan.device)
     if environment.source_sha256 != run.environment.source_sha256:
         raise UserError(
             f"{run.folder}: the sources of dipddpm are not those it began with; start a new run"
@@ -170,6 +169,11 @@ def clean_run(options: argparse.Namespace) -> int:
                 path.unlink()
         print(f"deleted {len(unwanted)} unfinished or failed attempts and checkpoints")
     return 0
+
+
+def _describe(options: argparse.Namespace, device: str) -> records.Environment:
+    display.console().print("loading torch to look at the machine ...")
+    return open_engine(options.engine).describe(device)
 
 
 def _work(run: Run, options: argparse.Namespace) -> int:

@@ -23,6 +23,9 @@ class Device:
     def __init__(self, name: str) -> None:
         self.torch_device = torch.device(name)
         self.is_cuda = self.torch_device.type == "cuda"
+        if self.is_cuda:
+            # Now, so that the first stage does not pay for it.
+            torch.cuda.init()
 
     def synchronize(self) -> None:
         if self.is_cuda:

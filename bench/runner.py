@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import math
+import os
 import shutil
 import signal
 import tempfile
@@ -71,6 +72,15 @@ class _Slot:
     started: float = 0.0
 
 
+def _slots(device: str, count: int) -> list[_Slot]:
+    """One for each GPU that this process may use, by the names it has for them; one for the CPU."""
+    if device != "cuda":
+        return [_Slot("CPU", {})]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(i) for i in range(count)]
+    return [_Slot(f"GPU {name}", {"CUDA_VISIBLE_DEVICES": name}) for name in names[:count]]
+
+
 def run_units(
     run: Run, engine: Engine, display: Display, *, timeout_seconds: float = math.inf
 ) -> None:
@@ -80,14 +90,7 @@ def run_units(
     KeyboardInterrupt as it comes, with no worker left behind.
     """
     plan = run.plan
-    slots = (
-        [
-            _Slot(f"GPU {i}", {"CUDA_VISIBLE_DEVICES": str(i)})
-            for i in range(run.environment.device_count)
-        ]
-        if plan.device == "cuda"
-        else [_Slot("CPU", {})]
-    )
+    slots = _slots(plan.device, run.environment.device_count)
     with locked(run.folder), _workers_ended(slots):
         waiting = [spec for spec in plan.units if not run.is_done(spec)]
         drawn = 0.0

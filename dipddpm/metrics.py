@@ -73,7 +73,8 @@ def all_pairs_psnr(images: Tensor, references: Tensor) -> Tensor:
 
     |x - y|^2 = |x|^2 + |y|^2 - 2 x y, as one matrix product; 1,000 x 1,000 in seconds.
     """
-    _check(images[:1], references[:1])
+    _check_shapes(images[:1], references[:1])
+    _check_range(references)
     x, y = images.double().flatten(1), references.double().flatten(1)
     error = (x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * x @ y.T) / x.shape[1]
     # Equal images may come out a rounding error below zero.
@@ -195,11 +196,19 @@ def score_anchors(references: ImageSet, held_out: ImageSet, context: Context) ->
 
 
 def _check(images: Tensor, references: Tensor) -> None:
+    _check_shapes(images, references)
+    _check_range(references)
+
+
+def _check_shapes(images: Tensor, references: Tensor) -> None:
     if images.shape != references.shape or images.dim() != 4:
         raise ValueError(
             f"images and references must be alike (N, 3, H, W), got {tuple(images.shape)} "
             f"and {tuple(references.shape)}"
         )
+
+
+def _check_range(references: Tensor) -> None:
     low, high = references.amin().item(), references.amax().item()
     if low < -1 or high > 1:
         raise ValueError(f"references must be in [-1, 1], got [{low:.3g}, {high:.3g}]")

@@ -37,11 +37,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """svg: in two widths; data: the values behind it"""
+    """svg: in two widths; data: the values behind it; broad: leaves no room beside it"""
 
     svg: Markup
     caption: str
     data: Table | None = None
+    broad: bool = False
     kind: str = field(default="figure", init=False)
 
 

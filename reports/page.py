@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from reports import sections_cost, sections_grid, sections_quality, sections_run
 from reports.blocks import Section
@@ -72,6 +73,7 @@ def _html(report: Report, csv: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["words"] = _words
     script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     plan, machine = report.run.plan, report.run.environment
@@ -80,8 +82,8 @@ def _html(report: Report, csv: str) -> str:
         suite=plain_text(plan.suite),
         facts=[
             f"{machine.device_name} ({machine.device})",
-            f"commit {(machine.commit or 'unknown')[:12]}{' +changes' if machine.dirty else ''}",
-            f"{plural(len(report.found), 'outcome')} in {sections_run.minutes(report)}",
+            f"commit {(machine.commit or 'unknown')[:12]}{' with uncommitted changes' if machine.dirty else ''}",
+            f"{plural(len(report.found), 'outcome')} in {sections_run.minutes(report)} of processes",
             f"begun {plan.created[:10]}",
         ],
         incomplete=_incomplete(report),
@@ -93,17 +95,22 @@ def _html(report: Report, csv: str) -> str:
     return plain_text(html)
 
 
+def _words(text: str) -> Markup:
+    """Escaped text, with `commands` set as such."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 def _incomplete(report: Report) -> list[str]:
     """What the reader has to know before anything else."""
     failed = sum(not outcome.ok for outcome in report.found)
     lines = []
     if report.run.missing:
         lines.append(
-            f"{plural(len(report.run.missing), 'outcome')} of this run not measured yet; made by: "
-            f"{report.run.resume}"
+            f"{plural(len(report.run.missing), 'outcome')} of this run not measured yet; made by "
+            f"`{report.run.resume}`"
         )
     if failed:
         lines.append(
-            f"{plural(failed, 'outcome')} failed; run again with: {report.run.resume} --retry-failed"
+            f"{plural(failed, 'outcome')} failed; run again by `{report.run.resume} --retry-failed`"
         )
     return lines

@@ -16,11 +16,13 @@ GAP = 1
 
 @dataclass(frozen=True)
 class Strip:
-    """A PNG of several images. width, height: in CSS pixels, a whole multiple of its own."""
+    """A PNG of several images. width, narrow: in CSS pixels, whole multiples of its own, on a page
+    and on a phone."""
 
     label: str
     uri: str
     width: int
+    narrow: int
     height: int
 
 
@@ -29,9 +31,11 @@ def strip(label: str, images: np.ndarray, columns: int, *, shown_width: int = SH
     sheet = _sheet(images, columns)
     stream = io.BytesIO()
     Image.fromarray(sheet).save(stream, "PNG", optimize=True)
-    zoom = max(1, shown_width // images.shape[-1])
+    own = images.shape[-1]
+    zoom, narrow = max(1, shown_width // own), max(1, min(64, shown_width) // own)
     uri = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
-    return Strip(label, uri, sheet.shape[1] * zoom, sheet.shape[0] * zoom)
+    height, width, _ = sheet.shape
+    return Strip(label, uri, width * zoom, width * narrow, height * zoom)
 
 
 def _sheet(images: np.ndarray, columns: int) -> np.ndarray:

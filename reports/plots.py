@@ -27,6 +27,10 @@ from reports.svg import (
 from reports.words import seconds, three, times
 
 
+# Behind a label that a line may cross.
+_HALO = {"facecolor": PAGE, "edgecolor": "none", "pad": 1.0}
+
+
 @dataclass(frozen=True)
 class ForestRow:
     """A line of a forest plot: single pairs as dots, their effect with its interval.
@@ -47,7 +51,7 @@ def forest(rows: Sequence[ForestRow], xlabel: str, width: float) -> Figure:
     pitch = 0.44 if narrow else 0.3
     figure, (ax,) = new_figure(width, 0.62 + pitch * len(rows))
     shown = [ratio for row in rows for ratio in _extent(row)]
-    ratio_axis(ax, shown, room=4 if narrow else 8)
+    ratio_axis(ax, shown, room=6 if narrow else 9)
     for place, row in enumerate(rows):
         _forest_row(ax, row, -place)
         ax.annotate(
@@ -57,7 +61,7 @@ def forest(rows: Sequence[ForestRow], xlabel: str, width: float) -> Figure:
         if narrow:
             ax.annotate(
                 row.label, (0, -place), xycoords=("axes fraction", "data"), xytext=(0, 10),
-                textcoords="offset points", va="center",
+                textcoords="offset points", va="center", bbox=_HALO,
             )  # fmt: skip
     ax.set_ylim(-len(rows) + 0.45, 0.75 if narrow else 0.55)
     ax.set_yticks([] if narrow else [-place for place in range(len(rows))])
@@ -241,13 +245,13 @@ def loss_curve(facet: Facet, width: float) -> Figure:
         over = line.x[-1] > right
         ax.annotate(
             line.label, (line.x[-1], line.y[-1] if over else place), textcoords="offset points",
-            xytext=(0, -16) if over else (9, 0), ha="right" if over else "left", va="center",
+            xytext=(4, -15) if over else (9, 6), ha="right" if over else "left", va="center",
             color=arm_colour(line.arm),
         )  # fmt: skip
     if facet.priors:
         ax.annotate(
-            f"priors being fitted, {seconds(facet.priors)}", (facet.priors / 2, 1),
-            xycoords=("data", "axes fraction"), xytext=(0, -10), textcoords="offset points",
+            f"priors being fitted, {seconds(facet.priors)}", (facet.priors / 2, 0.5),
+            xycoords=("data", "axes fraction"), xytext=(6, 0), textcoords="offset points",
             ha="center", va="center", color=arm_colour("dip"),
         )  # fmt: skip
     ax.set_xlabel("seconds: prepare, priors and training")
@@ -265,6 +269,8 @@ def loss_facets(facets: Sequence[Facet], width: float) -> Figure:
         ax.set_title(facet.title)
     for ax in axes[len(facets) :]:
         ax.set_visible(False)
+    longest = max(x for facet in facets for line in facet.lines for x in line.x)
+    axes[0].set_xlim(0, 1.06 * longest)
     figure.supxlabel("seconds: prepare, priors and training", fontsize=9)
     figure.supylabel("held-out eps loss", fontsize=9)
     return figure
@@ -352,12 +358,14 @@ class Restored:
 def restoration(points: Sequence[Restored], degraded: float | None, width: float) -> Figure:
     """PSNR against the seconds that the start and the reverse process took."""
     figure, (ax,) = new_figure(width, 3.9)
-    for start in dict.fromkeys(point.start for point in points):
-        own = sorted((p for p in points if p.start == start), key=lambda p: p.seconds)
+    series: dict[tuple[str, bool], list[Restored]] = {}
+    for point in sorted(points, key=lambda point: point.seconds):
+        series.setdefault((point.start, point.steps is None), []).append(point)
+    for (start, alone), own in series.items():
         ax.errorbar(
             [p.seconds for p in own], [p.psnr for p in own], yerr=[p.half_width or 0 for p in own],
-            color=arm_colour(start), marker="*" if own[0].steps is None else arm_mark(start),
-            markersize=9 if own[0].steps is None else 5.5, elinewidth=0.8, linewidth=1.2,
+            color=arm_colour(start), marker="*" if alone else arm_mark(start),
+            markersize=10 if alone else 5.5, elinewidth=0.8, linewidth=1.2,
         )  # fmt: skip
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(FuncFormatter(plain_numbers))
@@ -368,7 +376,7 @@ def restoration(points: Sequence[Restored], degraded: float | None, width: float
     if degraded is not None:
         ax.axhline(degraded, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
         ax.annotate(
-            f"the degraded input, {three(degraded)} dB", (0.99, degraded), xytext=(0, 4),
+            f"degraded input, {three(degraded)} dB", (0.99, degraded), xytext=(0, -10),
             xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
         )  # fmt: skip
     ax.set_ylim(bottom=0)
@@ -378,7 +386,7 @@ def restoration(points: Sequence[Restored], degraded: float | None, width: float
 
 
 def _restoration_labels(ax: Axes, points: Sequence[Restored]) -> None:
-    last = {p.start: p for p in sorted(points, key=lambda p: p.seconds)}
+    last = {(p.start, p.steps is None): p for p in sorted(points, key=lambda p: p.seconds)}
     for side in (True, False):
         middle = (ax.get_xlim()[0] * ax.get_xlim()[1]) ** 0.5
         own = [p for p in last.values() if (p.seconds < middle) == side]

@@ -23,12 +23,12 @@ from reports.plots import Bar, ForestRow, Line, LoaderPoint
 from reports.tables import GROUPS, TRAIN, Outcome
 from reports.words import (
     number,
+    change,
     percent,
     plural,
     ratio_effect,
     schedule,
     seconds,
-    signed_percent,
     three,
     times,
 )
@@ -38,7 +38,7 @@ NOT_MEASURED = "not measured here"
 
 def missing(report: Report, what: str) -> str:
     """The one line of a section without data."""
-    return f"No {what} in this run; made by: {report.how_to_get}"
+    return f"No {what} in this run. It is made by `{report.how_to_get}`."
 
 
 def logs(pairs: Sequence[Pair]) -> list[float]:
@@ -73,10 +73,14 @@ def _time_sentence(report: Report) -> list[str]:
     effect, control = report.dip_time, report.repeat_time
     if effect is None:
         return []
-    beside = f"; the same case run twice gave {ratio_effect(control)}" if control else ""
+    beside = ""
+    if effect.low is not None and effect.high is not None and effect.low < 1 < effect.high:
+        beside = ", a difference that this run cannot tell from none"
+    if control:
+        beside += f"; the same case run again took {change(control, 'longer', 'less')}"
     return [
         "With DIP outputs in place of the images, all else equal, a training image took "
-        f"{ratio_effect(effect)} of the time{beside}."
+        f"{change(effect, 'longer', 'less')}{beside}."
     ]
 
 
@@ -86,7 +90,7 @@ def _total_sentence(report: Report) -> list[str]:
         return []
     text = (
         "Counted in full, the priors' fit included, an outcome with DIP took "
-        f"{ratio_effect(effect)} of the seconds of one without."
+        f"{ratio_effect(effect, 'the seconds of one without')}."
     )
     return [f"{text} {crossing}" if crossing else text]
 
@@ -96,7 +100,7 @@ def _loss_sentence(report: Report) -> list[str]:
     if effect is None:
         return []
     return [
-        f"The held-out loss after equal epochs was {ratio_effect(effect)} of that without DIP. "
+        f"The held-out loss after equal epochs was {change(effect, 'higher', 'lower')} with DIP. "
         f"{_seeds(report)}"
     ]
 
@@ -159,10 +163,10 @@ def published(report: Report) -> Section:
     there = [ours(row, report.found) for row in rows]
     count = sum(outcome is not None for outcome in there)
     equal = report.dip_time
-    said = f"here, at an equal loader, {ratio_effect(equal)}" if equal else "here not measured"
+    said = ratio_effect(equal, "the time") if equal else "not measured"
     finding = (
-        f"Published: training with DIP took {ratio_effect(theirs)} of the time without; {said}. "
-        f"Of the {len(rows)} published settings this run has {count}."
+        f"Published: training with DIP took {ratio_effect(theirs, 'the time without')}. Here, with the "
+        f"same loader on both sides: {said}. Of the {len(rows)} published settings this run has {count}."
     )
     blocks: list[Block] = [
         Text(
@@ -178,9 +182,9 @@ def published(report: Report) -> Section:
     if wanted:
         blocks += [
             Text(
-                f"The {plural(len(wanted), 'setting')} not measured here: save the text below as "
-                "published.toml; a folder with enough images makes them: "
-                "python -m bench run published.toml --images FOLDER"
+                f"To measure {'it' if len(wanted) == 1 else f'the {len(wanted)}'} on a folder of images, "
+                "save the text below as published.toml: "
+                "`python -m bench run published.toml --images FOLDER`"
             ),
             Code(suite_of(wanted), "published.toml"),
         ]
@@ -277,12 +281,12 @@ def loaders(report: Report) -> Section:
     effect = report.loader_time
     decoded = [p for p in points if p.loader == "decode" and p.waiting is not None]
     waited = sum(p.waiting or 0 for p in decoded) / max(1, sum(p.milliseconds for p in decoded))
-    finding = (
-        f"With the decode loader a training image took {_longer(effect)}; "
-        f"{percent(waited)} of its time was spent waiting for data."
-        if effect
-        else f"With the decode loader {percent(waited)} of the training time was waiting for data."
-    )
+    finding = f"With the decode loader {percent(waited)} of the training time was waiting for data"
+    if effect:
+        finding += f", and a training image took {change(effect, 'longer', 'less')} than from memory"
+    if report.dip_time:
+        finding += f"; at an equal loader DIP made it {change(report.dip_time, 'longer', 'shorter')}"
+    finding += "."
     figure = Figure(
         svg.render("loaders", "Training time an image by target and loader",
                    lambda width: plots.loaders(points, width), wide=5.6),
@@ -295,16 +299,6 @@ def loaders(report: Report) -> Section:
         ),
     )  # fmt: skip
     return Section("loaders", title, finding, [figure, _two_by_two(report)])
-
-
-def _longer(effect: Effect) -> str:
-    over = f"[{signed_percent(effect.low)}, {signed_percent(effect.high)}] over" if (
-        effect.low is not None and effect.high is not None
-    ) else "in"
-    tail = "" if effect.low is not None else ", no interval"
-    change = abs(100 * (effect.mean - 1))
-    word = "longer" if effect.mean >= 1 else "less"
-    return f"{three(change)} % {word} ({over} {plural(effect.n, 'pair')}{tail})"
 
 
 def _waiting(outcome: Outcome) -> float | None:
@@ -369,7 +363,7 @@ def ledger(report: Report) -> Section:
     title, reference = "Where the time goes", report.reference
     arms = [
         (f"{train_on}, {loader}", outcome)
-        for (train_on, loader), outcome in sorted((reference.arms if reference else {}).items())
+        for (train_on, loader), outcome in (reference.arms.items() if reference else ())
         if outcome.total_seconds is not None
     ]
     if reference is None or not arms:
@@ -422,8 +416,8 @@ def _crossing(report: Report) -> str:
     priors, with_dip, plain = costs
     if with_dip >= plain:
         return (
-            f"Sharing the priors never pays for them: without their {seconds(priors)} a run with DIP "
-            f"still took {seconds(with_dip)} against {seconds(plain)}."
+            f"At these figures sharing the priors never pays for them: without their {seconds(priors)} "
+            f"a run with DIP still took {seconds(with_dip)} against {seconds(plain)} (one run each)."
         )
     runs = three(priors / (plain - with_dip))
     return (
@@ -473,25 +467,29 @@ def noise(report: Report) -> Section:
         theirs = {charge.key: charge for charge in pair.other.bill}
         for charge in pair.base.bill:
             twin = theirs.get(charge.key)
-            if charge.paid and twin and twin.paid and charge.paid.unit != twin.paid.unit:
-                made = _seconds_pair(charge.paid.seconds, twin.paid.seconds, pair.base, pair.other)
+            # Only what each of the two processes executed itself.
+            if charge.executed_in(pair.base) and twin and twin.executed_in(pair.other):
+                made = _seconds_pair(charge.seconds, twin.seconds, pair.base, pair.other)
                 by_function.setdefault(charge.function or "", []).extend(made)
-    rows = [ForestRow(name, logs(found)) for name, found in sorted(by_function.items()) if found]
+    rows = [
+        ForestRow(name, logs(found), paired_ratio(found))
+        for name, found in sorted(by_function.items())
+        if found
+    ]
     effect = report.repeat_time
     trained = by_function.get(TRAIN, [])
     spread = max((abs(ratio - 1) for ratio in logs(trained)), default=0.0)
-    said = ratio_effect(effect) if effect else "no ratio"
     figure = Figure(
         svg.render("noise", "A-vs-A: each stage of a case that ran twice",
                    lambda width: plots.forest(rows, "second run / first run", width)),
         "The same case in two fresh processes: a dot a stage call, its seconds in the second run over "
-        "those in the first. Stages of a few milliseconds scatter most.",
+        "those in the first; a bar is their mean. Stages of a few milliseconds scatter most.",
         raw_table(["stage", "ratios"], [[r.label, ", ".join(f"{d:.6g}" for d in r.dots)] for r in rows]),
     )  # fmt: skip
-    finding = (
-        f"The same case run again took {said} of the seconds an image; the parts of its training "
-        f"differed by up to {percent(spread)}."
-    )
+    finding = f"The calls of train_ddpm in the same case run again differed by up to {percent(spread)}"
+    if effect:
+        finding += f"; a training image took {change(effect, 'longer', 'less')}"
+    finding += "."
     words = ", ".join(sorted({cell_words(pair.base) for pair in pairs}))
     return Section("noise", "Noise", finding, [figure, Text(f"Repeated: {words}.")])
 

@@ -90,14 +90,15 @@ def scaling(report: Report) -> Section:
                 for x, y in zip(line.x, line.y, strict=True)
             ],
         ),
+        broad=True,
     )  # fmt: skip
     return Section("scaling", title, _finding(report, axes), [figure, _effects(report, axes)])
 
 
 def _finding(report: Report, axes: Sequence[_Axis]) -> str:
     said = [
-        f"{times(axis.levels[-1] / axis.levels[0])} the {axis.label} took {ratio_effect(effect)} of "
-        "the training seconds"
+        f"{axis.levels[-1] / axis.levels[0]:.3g}× the {axis.label} took "
+        f"{ratio_effect(effect, 'the training seconds')}"
         for axis in axes
         if (effect := axis.effect(report, _train_seconds))
     ]

@@ -17,7 +17,7 @@ from reports.pictures import psnr
 from reports.plots import AnchorPanel, Facet, Line, Restored
 from reports.sections_cost import missing
 from reports.tables import Outcome
-from reports.words import number, plural, ratio_effect, seconds, three
+from reports.words import change, number, plural, seconds, three
 
 # Below it, neighbouring pixels of a picture have next to nothing in common.
 NOISE_AUTOCORRELATION = 0.2
@@ -70,7 +70,7 @@ def _loss_finding(report: Report) -> str:
         f"After {plain.number('epochs'):g} epochs the held-out loss was "
         f"{number(eps_loss(with_dip))} with DIP, reached in {seconds(with_dip.net_seconds)}, and "
         f"{number(eps_loss(plain))} without, reached in {seconds(plain.net_seconds)} (one run each, no "
-        f"interval); over all settings the losses' ratio was {ratio_effect(effect)}."
+        f"interval). Over all settings the loss was {change(effect, 'higher', 'lower')} with DIP."
     )
 
 
@@ -151,7 +151,7 @@ def quality(report: Report) -> Section:
         Figure(
             svg.render("quality", "All-pairs PSNR and SSIM with anchors",
                        lambda width: plots.anchors(panels, width), wide=svg.BROAD),
-            "A mark an outcome; rules: what the same score gives to things that are no samples. This is "
+            "A mark an outcome, in each column from the fewest epochs to the most; rules: what the same score gives to things that are no samples. This is "
             "the published score, kept as legacy: each sample against each of the first 16 images, so "
             "its optimum is their mean image, and it measures no quality.",
             raw_table(
@@ -165,6 +165,7 @@ def quality(report: Report) -> Section:
                     ]
                 ],
             ),
+            broad=True,
         )
     )  # fmt: skip
     return Section("quality", title, _quality_finding(panels[0]), blocks)
@@ -173,13 +174,12 @@ def quality(report: Report) -> Section:
 def _anchor_panel(report: Report, name: str, label: str) -> AnchorPanel | None:
     columns: dict[str, tuple[str, list[float]]] = {}
     anchors: dict[str, float] = {}
-    for outcome in report.generated:
+    for outcome in sorted(report.generated, key=lambda outcome: outcome.number("epochs")):
         value = outcome.score(f"all_pairs_{name}")
         if value is None or not math.isfinite(value):
             continue
         arm = str(outcome.settings["train_on"])
-        column = f"{arm}\n{outcome.number('epochs'):g} ep."
-        columns.setdefault(column, (arm, []))[1].append(value)
+        columns.setdefault(f"trained on\n{arm}", (arm, []))[1].append(value)
         for score, level in outcome.record.scores.items():
             if score.startswith("anchor_") and score.endswith(f"_{name}"):
                 anchors[score.removeprefix("anchor_").removesuffix(f"_{name}")] = level

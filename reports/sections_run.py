@@ -64,6 +64,7 @@ _COMMON: tuple[tuple[str, Callable[[Outcome], Cell]], ...] = (
     ("schedule", _schedule),
     ("epochs", _setting("epochs")),
     ("seed", lambda outcome: Cell(str(outcome.record.seed), outcome.record.seed)),
+    ("status", lambda outcome: _status(outcome)),
 )
 _GENERATION = (
     *_COMMON,
@@ -80,7 +81,6 @@ _GENERATION = (
     ("SSIM", _score("all_pairs_ssim")),
     ("lag-1", _score("lag1_autocorrelation")),
     ("peak memory", lambda outcome: _memory(outcome)),
-    ("status", _status),
 )
 _RESTORATION = (
     *_COMMON,
@@ -92,7 +92,6 @@ _RESTORATION = (
     ("paired PSNR, dB", _score("paired_psnr")),
     ("paired SSIM", _score("paired_ssim")),
     ("degraded, dB", _score("degraded_psnr")),
-    ("status", _status),
 )
 
 
@@ -142,7 +141,7 @@ def troubles(report: Report) -> Section:
     blocks: list[Block] = []
     if failed:
         said = _by_text((o.record.error or o.record.status, o) for o in failed)
-        blocks.append(Listing(said, f"Failures; run them again with: {run.resume} --retry-failed"))
+        blocks.append(Listing(said, f"Failures; run again by `{run.resume} --retry-failed`"))
     for summary in units:
         text = plain_text(summary.error or summary.status)
         tail = log_tail(run, summary.unit)
@@ -153,7 +152,7 @@ def troubles(report: Report) -> Section:
         named = [_case_words(case) for case in run.missing[:MAX_LISTED]]
         more = len(run.missing) - len(named)
         named += [f"and {more} more"] if more else []
-        blocks.append(Listing(named, f"Missing; made by: {run.resume}"))
+        blocks.append(Listing(named, f"Missing; made by `{run.resume}`"))
     if warnings:
         blocks.append(Listing(warnings, "Warnings"))
     if report.artifacts.warnings:
@@ -209,7 +208,10 @@ def environment(report: Report) -> Section:
     )
     blocks: list[Block] = [
         _facts(facts, "Machine and code"),
-        _facts(_common_settings(report), "Settings that all outcomes share"),
+        Text(
+            "; ".join(f"{name} = {value}" for name, value in _common_settings(report)) + ".",
+            "Settings that all outcomes share",
+        ),
         _overhead(report),
         Text("", "Commands"),
         Code(f"{plan.command}\npython -m reports build {run.folder}"),
@@ -251,6 +253,7 @@ def _overhead(report: Report) -> Table:
     )
     names = sorted({name for summary in told for name in summary.overhead_seconds})
     parts = [(name, sum(s.overhead_seconds.get(name, 0.0) for s in told)) for name in names]
+    parts.sort(key=lambda part: -part[1])
     rows = [("all stages", stages), *parts, ("processes, in all", process)]
     return Table(
         ["part", "time"],

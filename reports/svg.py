@@ -146,7 +146,7 @@ def arm_colour(arm: str) -> str:
 
 def arm_mark(arm: str) -> str:
     """The shape of an arm's marks."""
-    return MARKS.get(arm, "P")
+    return MARKS.get(arm, "o")
 
 
 def plain_numbers(value: float, _position: object = None) -> str:

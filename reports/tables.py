@@ -90,6 +90,10 @@ class Charge:
     def seconds(self) -> float | None:
         return self.paid.seconds if self.paid else None
 
+    def executed_in(self, outcome: Outcome) -> bool:
+        """Whether the outcome's own process made it, rather than load it."""
+        return self.paid is not None and self.paid.unit == outcome.record.unit
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -219,9 +223,10 @@ def _order(outcome: Outcome) -> tuple[object, ...]:
 
 
 def _sortable(value: Setting) -> tuple[int, float, str]:
+    """Numbers by value; of words the baselines first."""
     if isinstance(value, int | float):
         return (0, float(value), "")
-    return (1, 0.0, "" if value is None else str(value))
+    return (1, 0.0, "" if value in (None, "images", "memory", "noise") else str(value))
 
 
 # The table -------------------------------------------------------------------------------------

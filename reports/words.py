@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from bench.stats import Effect
 
@@ -10,10 +11,10 @@ NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
 
 def three(value: float) -> str:
-    """Three significant digits, without an exponent between 0.001 and 10 million."""
+    """Three significant digits, without an exponent between 0.0001 and 10 million."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    if not 1e-3 <= abs(value) < 1e7:
+    if not 1e-4 <= abs(value) < 1e7:
         return f"{value:.2e}"
     digits = 2 - math.floor(math.log10(abs(value)))
     # Rounding may carry into a new digit: 9.999 is 10.0, not 10.00.
@@ -37,7 +38,8 @@ def number(value: float | None) -> str:
 
 
 def times(ratio: float) -> str:
-    return f"{three(ratio)}×"
+    """1.14×; near 1, where the information is behind the point, with one digit more: 1.017×."""
+    return f"{ratio:.3f}×" if 0.9 <= ratio < 1.1 else f"{three(ratio)}×"
 
 
 def percent(share: float) -> str:
@@ -47,21 +49,29 @@ def percent(share: float) -> str:
 def signed_percent(ratio: float) -> str:
     """A ratio as a change: 1.12 -> +12.0 %."""
     change = 100 * (ratio - 1)
-    return f"{'+' if change >= 0 else ''}{three(change)} %"
+    return f"{'+' if change > 0 else ''}{three(change)} %"
+
+
+def change(effect: Effect, more: str, less: str) -> str:
+    """A ratio as a change in words: 1.69 % longer (7 pairs, 95 % interval −7.71 % to +12.1 %)."""
+    said = f"{percent(abs(effect.mean - 1))} {more if effect.mean >= 1 else less}"
+    return f"{said} ({_rests_on(effect, signed_percent)})"
 
 
 def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def ratio_effect(effect: Effect) -> str:
-    """1.03× [0.98, 1.09] over 6 pairs; without an interval it says so."""
+def ratio_effect(effect: Effect, of: str) -> str:
+    """1.89× the seconds (6 pairs, 95 % interval 1.71× to 2.09×)."""
+    return f"{times(effect.mean)} {of} ({_rests_on(effect, times)})"
+
+
+def _rests_on(effect: Effect, form: Callable[[float], str]) -> str:
+    pairs = plural(effect.n, "pair")
     if effect.low is None or effect.high is None:
-        return f"{times(effect.mean)} ({plural(effect.n, 'pair')}, no interval)"
-    return (
-        f"{times(effect.mean)} [{three(effect.low)}, {three(effect.high)}] "
-        f"over {plural(effect.n, 'pair')}"
-    )
+        return f"{pairs}, no interval"
+    return f"{pairs}, 95 % interval {form(effect.low)} to {form(effect.high)}"
 
 
 def bytes_of(count: int | None) -> str:

@@ -36,7 +36,6 @@ from dipddpm.sampling import Samples
 from dipddpm.sources import ImageSource
 from dipddpm.training import TrainedNet
 
-
 # scikit-image has no types.
 peak_signal_noise_ratio: Any = skimage_metrics.peak_signal_noise_ratio
 structural_similarity: Any = skimage_metrics.structural_similarity
@@ -260,7 +259,7 @@ def test_ssim_needs_its_window() -> None:
 
 @pytest.fixture(scope="module")
 def untrained(tiny_unet: UNetConfig) -> TrainedNet:
-    """Weights of one seed and an average of another, so that a mix-up shows; 3 epochs of 2 steps."""
+    """Weights of one seed, an average of another: a mix-up shows. Three epochs of two steps."""
     weights, ema = (dict(build_unet(tiny_unet, 16, seed).state_dict()) for seed in (1, 2))
     return TrainedNet(3, weights, ema, {}, torch.tensor([9.0, 8, 7, 6, 2, 1]))
 
