@@ -21,17 +21,16 @@ MAX_EXACT = 20
 
 @dataclass(frozen=True)
 class Pair:
-    """Two values that differ in one factor only, and the executions that they come from."""
+    """Two values that differ in one factor only, and the processes that both were measured in."""
 
     base: float
     other: float
-    base_execution: str
-    other_execution: str
+    executions: frozenset[str]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """The mean of n replicates; `low` and `high` are None where there is no interval.
+    """The mean of n replicates, made of `pairs`; without an interval `low` and `high` are None.
 
     A difference in the unit of the values, or, after `as_ratio`, a ratio.
     """
@@ -41,6 +40,7 @@ class Effect:
     high: float | None
     n: int
     p: float | None
+    pairs: int
 
     def as_ratio(self) -> Effect:
         """From logarithms to ratios."""
@@ -55,7 +55,7 @@ def paired_ratio(pairs: Iterable[Pair], *, confidence: float = CONFIDENCE) -> Ef
     """
     found = list(pairs)
     for pair in found:
-        if not min(pair.base, pair.other) > 0:
+        if not (pair.base > 0 and pair.other > 0):
             raise ValueError(f"a ratio needs values above 0, got {pair.other} / {pair.base}")
     logs = [math.log(pair.other / pair.base) for pair in found]
     effect = _over_executions(found, logs, confidence)
@@ -80,10 +80,10 @@ def effect_of(differences: Sequence[float], *, confidence: float = CONFIDENCE) -
         raise ValueError("an effect needs at least one difference, got none")
     mean = float(values.mean())
     if n < 2:
-        return Effect(mean, None, None, n, None)
+        return Effect(mean, None, None, n, None, n)
     spread = 0.0 if np.ptp(values) == 0 else float(values.std(ddof=1)) / math.sqrt(n)
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * spread
-    return Effect(mean, mean - half, mean + half, n, sign_flip_p(values.tolist()))
+    return Effect(mean, mean - half, mean + half, n, sign_flip_p(values.tolist()), n)
 
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:
@@ -108,7 +108,7 @@ def by_execution(pairs: Sequence[Pair], differences: Sequence[float]) -> list[fl
     """
     groups: list[tuple[set[str], list[float]]] = []
     for pair, difference in zip(pairs, differences, strict=True):
-        executions, values = {pair.base_execution, pair.other_execution}, [difference]
+        executions, values = set(pair.executions), [difference]
         apart = []
         for group in groups:
             if group[0] & executions:
@@ -126,7 +126,7 @@ def _over_executions(
     values = by_execution(pairs, differences)
     if not values:
         return None
-    effect = effect_of(values, confidence=confidence)
+    effect = replace(effect_of(values, confidence=confidence), pairs=len(pairs))
     return effect if effect.n >= MIN_EXECUTIONS else replace(effect, low=None, high=None, p=None)
 
 
@@ -140,4 +140,4 @@ def fitted_exponent(x: Sequence[float], y: Sequence[float]) -> Effect | None:
     fit = stats.linregress(np.log(x), np.log(y))
     slope, freedom = float(fit.slope), len(x) - 2
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * float(fit.stderr)
-    return Effect(slope, slope - half, slope + half, len(x), None)
+    return Effect(slope, slope - half, slope + half, len(x), None, len(x))

@@ -88,7 +88,7 @@ def published_pairs(rows: Iterable[PublishedRow]) -> list[PublishedPair]:
 
 def published_effect(pairs: list[PublishedPair]) -> Effect | None:
     """Seconds with DIP / without, each pair taken as two runs of its own."""
-    made = (Pair(1.0, pair.ratio, f"no {i}", f"yes {i}") for i, pair in enumerate(pairs))
+    made = (Pair(1.0, pair.ratio, frozenset({str(i)})) for i, pair in enumerate(pairs))
     return paired_ratio(made)
 
 
@@ -112,7 +112,9 @@ def suite_of(rows: Iterable[PublishedRow]) -> str:
         "[[grid]]\n" + "\n".join(f"{name} = {_toml(value)}" for name, value in row.settings.items())
         for row in rows
     ]
-    head = 'title = "The settings of the published table"\nabout = "Net, size and images are ours."\n'
+    head = (
+        'title = "The settings of the published table"\nabout = "Net, size and images are ours."\n'
+    )
     return "\n".join([head, *grids]) + "\n"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +13,9 @@ from reports.tables import (
     Ledger,
     Matched,
     Outcome,
+    Quantity,
     cell,
+    distinct,
     matched,
     outcomes,
     run_cell,
@@ -22,8 +24,6 @@ from reports.tables import (
 )
 from reports.words import schedule
 
-Quantity = Callable[[Outcome], float | None]
-
 
 def per_image(outcome: Outcome) -> float | None:
     """Training seconds for an image seen."""
@@ -31,8 +31,25 @@ def per_image(outcome: Outcome) -> float | None:
 
 
 def eps_loss(outcome: Outcome) -> float | None:
-    """Held-out denoising loss, mean over the log-SNR levels."""
-    return outcome.score("eps_loss")
+    """Held-out denoising loss, mean over the log-SNR levels; None if it has left all bounds."""
+    loss = outcome.score("eps_loss")
+    return loss if loss is not None and 0 < loss < math.inf else None
+
+
+PER_IMAGE = Quantity("training s an image", per_image)
+TRAIN_SECONDS = Quantity("training seconds", lambda outcome: outcome.group_seconds("train"))
+TOTAL_SECONDS = Quantity("total seconds", lambda outcome: outcome.total_seconds, shared=True)
+EPS_LOSS = Quantity("held-out loss", eps_loss, same_for_loaders=True)
+
+
+# What may differ between restorations that are compared.
+HOW_RESTORED = (
+    "start_from",
+    "num_inference_steps",
+    "t0",
+    "start_image_weight",
+    "start_noise_weight",
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +92,12 @@ class Report:
 
     @cached_property
     def restored(self) -> list[Outcome]:
-        return [outcome for outcome in self.ok if outcome.settings["task"] == "restore"]
+        """The largest set of restorations of the same images by the same net."""
+        sets: dict[str, list[Outcome]] = {}
+        for outcome in self.ok:
+            if outcome.settings["task"] == "restore" and outcome.record.repeat == 1:
+                sets.setdefault(cell(outcome, *HOW_RESTORED), []).append(outcome)
+        return max(sets.values(), key=len, default=[])
 
     @cached_property
     def runs(self) -> list[Outcome]:
@@ -85,56 +107,74 @@ class Report:
     @property
     def how_to_get(self) -> str:
         """The command that makes outcomes which this run has not."""
-        if self.run.missing:
+        if self.run.missing or self.run.missing_units:
             return self.run.resume
         if any(not outcome.ok for outcome in self.found):
             return f"{self.run.resume} --retry-failed"
         return "python -m bench run quick"
 
     def pairs(
-        self, factor: str, base: Setting, other: Setting, *, of_runs: bool = True
+        self,
+        quantity: Quantity,
+        factor: str,
+        base: Setting,
+        other: Setting,
+        *,
+        of_runs: bool = True,
     ) -> list[Matched]:
         """Training runs, or single outcomes, that differ in one factor."""
         if of_runs:
-            return matched(self.runs, factor, base, other, where=run_cell)
-        return matched(self.generated, factor, base, other, where=cell)
+            return matched(distinct(self.runs, quantity), factor, base, other, where=run_cell)
+        return matched(distinct(self.generated, quantity), factor, base, other, where=cell)
 
     def ratio(
-        self, quantity: Quantity, factor: str, base: Setting, other: Setting, *, of_runs: bool = True
+        self,
+        quantity: Quantity,
+        factor: str,
+        base: Setting,
+        other: Setting,
+        *,
+        of_runs: bool = True,
     ) -> Effect | None:
         """other / base over all pairs; None without one."""
         return paired_ratio(self.pair_values(quantity, factor, base, other, of_runs=of_runs))
 
     def pair_values(
-        self, quantity: Quantity, factor: str, base: Setting, other: Setting, *, of_runs: bool = True
+        self,
+        quantity: Quantity,
+        factor: str,
+        base: Setting,
+        other: Setting,
+        *,
+        of_runs: bool = True,
     ) -> list[Pair]:
         """The values of the quantity, pair by pair."""
-        return values(self.pairs(factor, base, other, of_runs=of_runs), quantity)
+        return values(self.pairs(quantity, factor, base, other, of_runs=of_runs), quantity)
 
     @cached_property
     def dip_time(self) -> Effect | None:
         """Training seconds an image, DIP outputs / images, at equal settings."""
-        return self.ratio(per_image, "train_on", "images", "dip")
+        return self.ratio(PER_IMAGE, "train_on", "images", "dip")
 
     @cached_property
     def loader_time(self) -> Effect | None:
         """Training seconds an image, decode / memory, at equal settings."""
-        return self.ratio(per_image, "loader", "memory", "decode")
+        return self.ratio(PER_IMAGE, "loader", "memory", "decode")
 
     @cached_property
     def dip_loss(self) -> Effect | None:
         """Held-out loss after the last milestone, DIP outputs / images, at equal settings."""
-        return self.ratio(eps_loss, "train_on", "images", "dip")
+        return self.ratio(EPS_LOSS, "train_on", "images", "dip")
 
     @cached_property
     def dip_total(self) -> Effect | None:
         """Total seconds of an outcome, priors included, DIP outputs / images."""
-        return self.ratio(lambda one: one.total_seconds, "train_on", "images", "dip")
+        return self.ratio(TOTAL_SECONDS, "train_on", "images", "dip")
 
     @cached_property
     def repeat_time(self) -> Effect | None:
         """A-vs-A: training seconds an image of a case that ran twice, second / first."""
-        return self.ratio(per_image, "repeat", 1, 2)
+        return self.ratio(PER_IMAGE, "repeat", 1, 2)
 
     @cached_property
     def reference(self) -> Reference | None:
@@ -142,7 +182,7 @@ class Report:
         cells: dict[str, dict[tuple[str, str], Outcome]] = {}
         for outcome in self.runs:
             if outcome.record.repeat == 1:
-                arms = cells.setdefault(setting_key(outcome), {})
+                arms = cells.setdefault(facet_key(outcome), {})
                 arms.setdefault(arm_of(outcome), outcome)
         if not cells:
             return None
@@ -154,13 +194,18 @@ def _size(outcome: Outcome) -> tuple[float, float, str]:
     return (
         outcome.number("num_images"),
         outcome.number("num_train_timesteps"),
-        setting_key(outcome),
+        facet_key(outcome),
     )
 
 
 def setting_key(outcome: Outcome) -> str:
-    """What the arms of a comparison have in common."""
+    """What the arms of a comparison have in common, the seed included."""
     return run_cell(outcome, "train_on", "loader", "repeat")
+
+
+def facet_key(outcome: Outcome) -> str:
+    """What is drawn together: the arms, repeats and seeds of one setting."""
+    return run_cell(outcome, "train_on", "loader", "repeat", "seed")
 
 
 def arm_of(outcome: Outcome) -> tuple[str, str]:

@@ -40,6 +40,7 @@ class Loaded:
     """A run folder, read and checked.
 
     missing: the cases without a record
+    missing_units: units of the plan that are not done, those without cases of their own included
     attempts: units of which an unfinished or failed attempt was kept aside
     """
 
@@ -50,6 +51,7 @@ class Loaded:
     rows: tuple[StageRow, ...]
     summaries: tuple[UnitSummary, ...]
     missing: tuple[Case, ...]
+    missing_units: tuple[str, ...]
     attempts: tuple[str, ...]
 
     @property
@@ -59,12 +61,15 @@ class Loaded:
 
 
 def find_run(name: str) -> Path:
-    """A run by its path, or by its name under runs/."""
-    return Path(name) if Path(name).exists() else RUNS / name
+    """A run by its path, or by its name under runs/; relative to here if it lies below."""
+    folder = Path(name) if Path(name).exists() else RUNS / name
+    whole, here = folder.resolve(), Path.cwd()
+    return whole.relative_to(here) if whole.is_relative_to(here) else folder
 
 
 def load_run(folder: Path) -> Loaded:
-    """Raises UserError, naming the file, if the folder is no run, a line is broken, or none is there."""
+    """Raises UserError, naming the file, if the folder is no run, a line is broken, or none is "
+    "there."""
     run = Run.open(folder)
     records = run.records()
     if not records:
@@ -77,6 +82,7 @@ def load_run(folder: Path) -> Loaded:
         rows=tuple(run.stage_rows()),
         summaries=tuple(run.summaries()),
         missing=tuple(run.missing()),
+        missing_units=tuple(spec.unit for spec in run.plan.units if not run.is_done(spec)),
         attempts=tuple(_attempts(folder / UNITS)),
     )
 
@@ -124,7 +130,9 @@ class Artifacts:
         except OSError as error:
             return self._warn(f"{UNITS}/{name} ({row.function}): {error.strerror}")
         if hashlib.sha256(data).hexdigest() != row.artifact_sha256:
-            return self._warn(f"{UNITS}/{name} ({row.function}): its content is not what was written")
+            return self._warn(
+                f"{UNITS}/{name} ({row.function}): its content is not what was written"
+            )
         try:
             return dict(load_tensors(data))
         except SafetensorError as error:

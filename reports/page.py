@@ -11,7 +11,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from reports import sections_cost, sections_grid, sections_quality, sections_run
+from reports import (
+    sections_cost,
+    sections_grid,
+    sections_published,
+    sections_quality,
+    sections_run,
+)
 from reports.blocks import Section
 from reports.context import Report
 from reports.load import Loaded, plain_text
@@ -50,7 +56,7 @@ def _sections(report: Report, csv: str) -> list[Section]:
     near_noise = sections_quality.near_noise(report) is not None
     return [
         sections_cost.answer(report),
-        sections_cost.published(report),
+        sections_published.published(report),
         sections_quality.loss(report),
         sections_cost.loaders(report),
         sections_cost.ledger(report),
@@ -77,13 +83,14 @@ def _html(report: Report, csv: str) -> str:
     script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     plan, machine = report.run.plan, report.run.environment
+    changes = " with uncommitted changes" if machine.dirty else ""
     html = environment.get_template("report.html").render(
         title=plain_text(plan.title),
         suite=plain_text(plan.suite),
         facts=[
             f"{machine.device_name} ({machine.device})",
-            f"commit {(machine.commit or 'unknown')[:12]}{' with uncommitted changes' if machine.dirty else ''}",
-            f"{plural(len(report.found), 'outcome')} in {sections_run.minutes(report)} of processes",
+            f"commit {(machine.commit or 'unknown')[:12]}{changes}",
+            f"{plural(len(report.found), 'outcome')} in {sections_run.minutes(report)} of work",
             f"begun {plan.created[:10]}",
         ],
         incomplete=_incomplete(report),
@@ -104,6 +111,11 @@ def _incomplete(report: Report) -> list[str]:
     """What the reader has to know before anything else."""
     failed = sum(not outcome.ok for outcome in report.found)
     lines = []
+    if report.run.missing_units and not report.run.missing:
+        lines.append(
+            f"Costs that rest on {', '.join(report.run.missing_units)} are unknown: not done yet; "
+            f"made by `{report.run.resume}`"
+        )
     if report.run.missing:
         lines.append(
             f"{plural(len(report.run.missing), 'outcome')} of this run not measured yet; made by "

@@ -1,4 +1,4 @@
-"""The sections on time: the answer, the published table, the loaders, the ledger, the controls."""
+"""The sections on time: the answer, the loaders, the ledger, the noise."""
 
 from __future__ import annotations
 
@@ -7,27 +7,15 @@ from collections.abc import Sequence
 from bench.records import Setting
 from bench.stats import Effect, Pair, paired_ratio
 from reports import plots, svg
-from reports.blocks import Block, Cell, Code, Figure, Note, Section, Table, Text, raw_table
-from reports.claims import (
-    CLAIMS,
-    PUBLISHED_ARM,
-    PublishedRow,
-    ours,
-    published_effect,
-    published_pairs,
-    published_rows,
-    suite_of,
-)
-from reports.context import Report, arm_of, cell_words, per_image, setting_key
+from reports.blocks import Block, Cell, Figure, Note, Section, Table, Text, raw_table
+from reports.context import PER_IMAGE, Report, cell_words, per_image, setting_key
 from reports.plots import Bar, ForestRow, Line, LoaderPoint
-from reports.tables import GROUPS, TRAIN, Outcome
+from reports.tables import GROUPS, TRAIN, Outcome, values
 from reports.words import (
-    number,
     change,
+    number,
     percent,
-    plural,
     ratio_effect,
-    schedule,
     seconds,
     three,
     times,
@@ -60,10 +48,11 @@ def answer(report: Report) -> Section:
         blocks.append(
             Figure(
                 svg.render("controls", "Controls: ratios that should be 1", _drawn(rows)),
-                "Controls: training seconds an image where nothing that matters to a training step "
-                "differs. A dot a pair of runs, a bar their mean, a line its 95 % interval; what they "
-                "show beside 1× is noise, and no effect of that size can be told from it.",
-                _forest_data(rows),
+                "Controls: training seconds an image where nothing that matters to a training "
+                "step differs. A dot a pair of runs, a bar their mean, a line its 95 % interval; "
+                "what they show beside 1× is noise, and no effect of that size can be told from "
+                "it.",
+                forest_data(rows),
             )
         )
     return Section("answer", "Answer", finding, blocks)
@@ -73,11 +62,9 @@ def _time_sentence(report: Report) -> list[str]:
     effect, control = report.dip_time, report.repeat_time
     if effect is None:
         return []
-    beside = ""
-    if effect.low is not None and effect.high is not None and effect.low < 1 < effect.high:
-        beside = ", a difference that this run cannot tell from none"
-    if control:
-        beside += f"; the same case run again took {change(control, 'longer', 'less')}"
+    beside = (
+        f"; the same case run again took {change(control, 'longer', 'less')}" if control else ""
+    )
     return [
         "With DIP outputs in place of the images, all else equal, a training image took "
         f"{change(effect, 'longer', 'less')}{beside}."
@@ -100,7 +87,7 @@ def _loss_sentence(report: Report) -> list[str]:
     if effect is None:
         return []
     return [
-        f"The held-out loss after equal epochs was {change(effect, 'higher', 'lower')} with DIP. "
+        f"With DIP the held-out loss after equal epochs was {change(effect, 'higher', 'lower')}. "
         f"{_seeds(report)}"
     ]
 
@@ -121,7 +108,7 @@ def _control_rows(report: Report) -> list[ForestRow]:
     ]
     rows = []
     for factor, base, other, label in factors:
-        pairs = report.pair_values(per_image, factor, base, other)
+        pairs = report.pair_values(PER_IMAGE, factor, base, other)
         if pairs:
             rows.append(ForestRow(label, logs(pairs), paired_ratio(pairs)))
     return rows
@@ -138,7 +125,8 @@ def _drawn(rows: Sequence[ForestRow]) -> svg.Draw:
     return lambda width: plots.forest(rows, "ratio of training seconds an image", width)
 
 
-def _forest_data(rows: Sequence[ForestRow]) -> Table:
+def forest_data(rows: Sequence[ForestRow]) -> Table:
+    """The values behind a forest plot."""
     return raw_table(
         ["row", "pairs", "mean ratio", "low", "high", "sign-flip p"],
         [
@@ -152,120 +140,7 @@ def _effect_values(effect: Effect | None) -> list[float | None]:
     return [effect.mean, effect.low, effect.high, effect.p] if effect else [None] * 4
 
 
-# The published table -----------------------------------------------------------------------------
-
-
-def published(report: Report) -> Section:
-    """The 14 rows beside ours, and the DIP / no-DIP ratios of both."""
-    rows = published_rows()
-    theirs = published_effect(published_pairs(rows))
-    assert theirs is not None
-    there = [ours(row, report.found) for row in rows]
-    count = sum(outcome is not None for outcome in there)
-    equal = report.dip_time
-    said = ratio_effect(equal, "the time") if equal else "not measured"
-    finding = (
-        f"Published: training with DIP took {ratio_effect(theirs, 'the time without')}. Here, with the "
-        f"same loader on both sides: {said}. Of the {len(rows)} published settings this run has {count}."
-    )
-    blocks: list[Block] = [
-        Text(
-            "Other data, another net and another size: an analogue. Absolute seconds are not "
-            "comparable between the columns; ratios within a column are. The publication decoded its "
-            "images in every epoch and held its DIP outputs in memory, so its ratio mixes the loader "
-            "with DIP."
-        ),
-        _published_forest(report, theirs),
-        _published_table(rows, there),
-    ]
-    wanted = [row for row, outcome in zip(rows, there, strict=True) if outcome is None]
-    if wanted:
-        blocks += [
-            Text(
-                f"To measure {'it' if len(wanted) == 1 else f'the {len(wanted)}'} on a folder of images, "
-                "save the text below as published.toml: "
-                "`python -m bench run published.toml --images FOLDER`"
-            ),
-            Code(suite_of(wanted), "published.toml"),
-        ]
-    blocks.append(
-        Table(
-            ["claim", "what the publication had for it"],
-            [[Cell(claim, claim), Cell(strength, strength)] for claim, strength in CLAIMS],
-            "The eight claims and their published strength. This table judges none of them.",
-        )
-    )
-    return Section("published", "Published table beside ours", finding, blocks)
-
-
-def _published_forest(report: Report, theirs: Effect) -> Figure:
-    pairs = published_pairs(published_rows())
-    rows = [ForestRow(f"published: {p.label}", [p.ratio], arm="dip", published=True) for p in pairs]
-    rows.append(
-        ForestRow("published, all", [p.ratio for p in pairs], theirs, "dip", published=True)
-    )
-    as_published = _as_published(report)
-    if as_published:
-        effect = paired_ratio(as_published)
-        rows.append(ForestRow("ours, loaders as published", logs(as_published), effect, "dip"))
-    equal = report.pair_values(per_image, "train_on", "images", "dip")
-    if equal:
-        rows.append(ForestRow("ours, equal loaders", logs(equal), report.dip_time, "dip"))
-    return Figure(
-        svg.render(
-            "published",
-            "Training seconds with DIP over without, published and ours",
-            lambda width: plots.forest(rows, "training seconds, DIP / no DIP", width),
-        ),
-        "Training seconds with DIP over without. Hollow: as published, one run each. Filled: ours, a "
-        "dot a pair; a bar is a mean, a line its 95 % interval where three or more runs on each side "
-        "give one. Left of 1× DIP was faster.",
-        _forest_data(rows),
-    )
-
-
-def _as_published(report: Report) -> list[Pair]:
-    """The contrast the publication drew: DIP outputs in memory against images decoded."""
-    pairs: dict[str, dict[tuple[str, str], Outcome]] = {}
-    for outcome in report.runs:
-        if outcome.record.repeat == 1:
-            pairs.setdefault(setting_key(outcome), {})[arm_of(outcome)] = outcome
-    found = []
-    for arms in pairs.values():
-        base, other = arms.get(PUBLISHED_ARM["no"]), arms.get(PUBLISHED_ARM["yes"])
-        if base and other and (b := per_image(base)) and (o := per_image(other)):
-            found.append(Pair(b, o, base.record.unit, other.record.unit))
-    return found
-
-
-def _published_table(rows: Sequence[PublishedRow], there: Sequence[Outcome | None]) -> Table:
-    return Table(
-        [
-            "DIP", "images", "epochs", "schedule", "published training, s", "ours, s",
-            "published PSNR, dB", "ours, dB",
-        ],
-        [_published_cells(row, outcome) for row, outcome in zip(rows, there, strict=True)],
-        "PSNR: the published all-pairs score, whose optimum is the mean image.",
-    )  # fmt: skip
-
-
-def _published_cells(row: PublishedRow, outcome: Outcome | None) -> list[Cell]:
-    trained = outcome.group_seconds("train") if outcome else None
-    psnr = outcome.score("all_pairs_psnr") if outcome else None
-    words = schedule(row.timesteps, row.schedule)
-    return [
-        Cell(row.dip, row.dip),
-        Cell(str(row.data_size), row.data_size),
-        Cell(str(row.epochs), row.epochs),
-        Cell(words, words),
-        Cell(number(row.training_seconds), row.training_seconds),
-        Cell(number(trained) if outcome else NOT_MEASURED, trained),
-        Cell(number(row.psnr_db), row.psnr_db),
-        Cell(number(psnr) if outcome else NOT_MEASURED, psnr),
-    ]
-
-
-# Target x loader -----------------------------------------------------------------------------------
+# Target x loader -------------------------------------------------------------------------------
 
 
 def loaders(report: Report) -> Section:
@@ -283,21 +158,29 @@ def loaders(report: Report) -> Section:
     waited = sum(p.waiting or 0 for p in decoded) / max(1, sum(p.milliseconds for p in decoded))
     finding = f"With the decode loader {percent(waited)} of the training time was waiting for data"
     if effect:
-        finding += f", and a training image took {change(effect, 'longer', 'less')} than from memory"
+        finding += (
+            f", and a training image took {change(effect, 'longer than from memory', 'less')}"
+        )
     if report.dip_time:
-        finding += f"; at an equal loader DIP made it {change(report.dip_time, 'longer', 'shorter')}"
+        finding += (
+            f"; at an equal loader DIP made it {change(report.dip_time, 'longer', 'shorter')}"
+        )
     finding += "."
     figure = Figure(
-        svg.render("loaders", "Training time an image by target and loader",
-                   lambda width: plots.loaders(points, width), wide=5.6),
-        f"Milliseconds for a training image at {reference.words}, one run each, no interval. Filled: "
-        "all of it; hollow and dashed: the part spent waiting for the batch. Both loaders yield the "
-        "same pixels.",
+        svg.render(
+            "loaders",
+            "Training time an image by target and loader",
+            lambda width: plots.loaders(points, width),
+            wide=5.6,
+        ),
+        f"Milliseconds for a training image at {reference.words}, one run each, no interval. "
+        "Filled: all of it; hollow and dashed: the part spent waiting for the batch. Both loaders "
+        "yield the same pixels.",
         raw_table(
             ["train on", "loader", "ms an image", "of it waiting, ms"],
             [[p.arm, p.loader, p.milliseconds, p.waiting] for p in points],
         ),
-    )  # fmt: skip
+    )
     return Section("loaders", title, finding, [figure, _two_by_two(report)])
 
 
@@ -316,8 +199,8 @@ def _two_by_two(report: Report) -> Table:
     return Table(
         ["effect on training seconds an image", "ratio", "95 % interval", "pairs", "sign-flip p"],
         [[Cell(name, name), *effect_cells(effect)] for name, effect in effects],
-        "Effects over all pairs of this run that differ in that factor alone. An interval needs three "
-        "runs on each side.",
+        "Effects over all pairs of this run that differ in that factor alone. An interval needs "
+        "three runs on each side.",
     )
 
 
@@ -331,7 +214,7 @@ def effect_cells(effect: Effect | None) -> list[Cell]:
     return [
         Cell(times(effect.mean), effect.mean),
         Cell(interval, effect.low),
-        Cell(str(effect.n), effect.n),
+        Cell(str(effect.pairs), effect.pairs),
         Cell(number(effect.p), effect.p),
     ]
 
@@ -339,23 +222,22 @@ def effect_cells(effect: Effect | None) -> list[Cell]:
 def _interaction(report: Report) -> Effect | None:
     """How much DIP's ratio differs between the loaders: a ratio of ratios, a value a cell."""
     sides: dict[str, dict[str, Pair]] = {}
-    for pair in report.pairs("train_on", "images", "dip"):
-        base, other = per_image(pair.base), per_image(pair.other)
-        if base and other:
-            name = f"{pair.base.record.unit} {pair.other.record.unit}"
+    for pair in report.pairs(PER_IMAGE, "train_on", "images", "dip"):
+        for made in values([pair], PER_IMAGE):
             of_cell = sides.setdefault(setting_key(pair.base), {})
-            of_cell[str(pair.base.settings["loader"])] = Pair(1.0, other / base, name, name)
+            of_cell[str(pair.base.settings["loader"])] = made
+    both = [(s["memory"], s["decode"]) for s in sides.values() if {"memory", "decode"} <= set(s)]
     return paired_ratio(
         Pair(
-            side["memory"].other, side["decode"].other,
-            side["memory"].other_execution, side["decode"].other_execution,
+            memory.other / memory.base,
+            decode.other / decode.base,
+            memory.executions | decode.executions,
         )
-        for side in sides.values()
-        if {"memory", "decode"} <= set(side)
-    )  # fmt: skip
+        for memory, decode in both
+    )
 
 
-# Where the time goes -----------------------------------------------------------------------------
+# Where the time goes ---------------------------------------------------------------------------
 
 
 def ledger(report: Report) -> Section:
@@ -383,9 +265,12 @@ def ledger(report: Report) -> Section:
         else f"At {reference.words}, {epochs:g} epochs, no arm with priors has a complete bill."
     )
     figure = Figure(
-        svg.render("ledger", "Seconds by stage, a bar an arm", lambda width: plots.bars(rows, width)),
-        f"Everything an outcome rests on at {reference.words} after {epochs:g} epochs; priors in full, "
-        "wherever they were fitted; one run each. Process start and warm-up are no stage and not here.",
+        svg.render(
+            "ledger", "Seconds by stage, a bar an arm", lambda width: plots.bars(rows, width)
+        ),
+        f"Everything an outcome rests on at {reference.words} after {epochs:g} epochs; priors in "
+        "full, wherever they were fitted; one run each. Process start and warm-up are no stage "
+        "and not here.",
         raw_table(["arm", *GROUPS], [[row.label, *row.groups.values()] for row in rows]),
     )
     return Section("ledger", title, finding, [figure, *_sharing(report)])
@@ -402,8 +287,10 @@ def _costs(report: Report) -> tuple[float, float, float] | None:
     if with_dip is None or without is None:
         return None
     priors, total, plain = (
-        with_dip.group_seconds("priors"), with_dip.total_seconds, without.total_seconds
-    )  # fmt: skip
+        with_dip.group_seconds("priors"),
+        with_dip.total_seconds,
+        without.total_seconds,
+    )
     if priors is None or total is None or plain is None:
         return None
     return priors, total - priors, plain
@@ -416,13 +303,14 @@ def _crossing(report: Report) -> str:
     priors, with_dip, plain = costs
     if with_dip >= plain:
         return (
-            f"At these figures sharing the priors never pays for them: without their {seconds(priors)} "
-            f"a run with DIP still took {seconds(with_dip)} against {seconds(plain)} (one run each)."
+            "At these figures sharing the priors never pays for them: without their "
+            f"{seconds(priors)} a run with DIP still took {seconds(with_dip)} against "
+            f"{seconds(plain)} (one run each)."
         )
     runs = three(priors / (plain - with_dip))
     return (
-        f"The priors' {seconds(priors)} would be paid back after {runs} training runs that share them "
-        f"({seconds(with_dip)} against {seconds(plain)} a run, one run each)."
+        f"The priors' {seconds(priors)} would be paid back after {runs} training runs that share "
+        f"them ({seconds(with_dip)} against {seconds(plain)} a run, one run each)."
     )
 
 
@@ -441,25 +329,30 @@ def _sharing(report: Report) -> list[Block]:
     return [
         Text(_crossing(report), "Break-even"),
         Figure(
-            svg.render("break-even", "Total seconds against runs that share the priors",
-                       lambda width: plots.break_even(lines, crossing, width), wide=5.6),
-            f"Total seconds if the priors are made once and n training runs use them, at "
-            f"{report.reference.words}. Where the lines do not meet there is no break-even. The slopes "
-            "rest on one run each, and differ by less than noise where the controls above do.",
+            svg.render(
+                "break-even",
+                "Total seconds against runs that share the priors",
+                lambda width: plots.break_even(lines, crossing, width),
+                wide=5.6,
+            ),
+            "Total seconds if the priors are made once and n training runs use them, at "
+            f"{report.reference.words}. Where the lines do not meet there is no break-even. The "
+            "slopes rest on one run each, and differ by less than noise where the controls above "
+            "do.",
             raw_table(
                 ["priors, s", "a run with DIP, s", "a run on images, s", "break-even, runs"],
                 [[priors, with_dip, plain, crossing]],
             ),
         ),
-    ]  # fmt: skip
+    ]
 
 
-# Noise -------------------------------------------------------------------------------------------
+# Noise -----------------------------------------------------------------------------------------
 
 
 def noise(report: Report) -> Section:
     """A-vs-A by stage: rows of one key in the two units of a repeated case."""
-    pairs = report.pairs("repeat", 1, 2)
+    pairs = report.pairs(PER_IMAGE, "repeat", 1, 2)
     if not pairs:
         return Section("noise", "Noise", missing(report, "case that ran twice"))
     by_function: dict[str, list[Pair]] = {}
@@ -480,13 +373,20 @@ def noise(report: Report) -> Section:
     trained = by_function.get(TRAIN, [])
     spread = max((abs(ratio - 1) for ratio in logs(trained)), default=0.0)
     figure = Figure(
-        svg.render("noise", "A-vs-A: each stage of a case that ran twice",
-                   lambda width: plots.forest(rows, "second run / first run", width)),
-        "The same case in two fresh processes: a dot a stage call, its seconds in the second run over "
-        "those in the first; a bar is their mean. Stages of a few milliseconds scatter most.",
-        raw_table(["stage", "ratios"], [[r.label, ", ".join(f"{d:.6g}" for d in r.dots)] for r in rows]),
-    )  # fmt: skip
-    finding = f"The calls of train_ddpm in the same case run again differed by up to {percent(spread)}"
+        svg.render(
+            "noise",
+            "A-vs-A: each stage of a case that ran twice",
+            lambda width: plots.forest(rows, "second run / first run", width),
+        ),
+        "The same case in two fresh processes: a dot a stage call, its seconds in the second run "
+        "over those in the first; a bar is their mean. Stages of a few milliseconds scatter most.",
+        raw_table(
+            ["stage", "ratios"], [[r.label, ", ".join(f"{d:.6g}" for d in r.dots)] for r in rows]
+        ),
+    )
+    finding = (
+        f"The calls of train_ddpm in the same case run again differed by up to {percent(spread)}"
+    )
     if effect:
         finding += f"; a training image took {change(effect, 'longer', 'less')}"
     finding += "."
@@ -494,7 +394,12 @@ def noise(report: Report) -> Section:
     return Section("noise", "Noise", finding, [figure, Text(f"Repeated: {words}.")])
 
 
+def processes(*outcomes: Outcome) -> frozenset[str]:
+    """Those that the outcomes were measured in."""
+    return frozenset(outcome.record.unit for outcome in outcomes)
+
+
 def _seconds_pair(
     base: float | None, other: float | None, first: Outcome, second: Outcome
 ) -> list[Pair]:
-    return [Pair(base, other, first.record.unit, second.record.unit)] if base and other else []
+    return [Pair(base, other, processes(first, second))] if base and other else []

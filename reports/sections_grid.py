@@ -6,22 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.records import StageRow
-from bench.stats import Effect, fitted_exponent, paired_ratio
-from reports import plots, svg
+from bench.stats import Effect, fitted_exponent
+from reports import plots_quality as plots
+from reports import svg
 from reports.blocks import Block, Cell, Figure, Pictures, Section, Table, Text, raw_table
-from reports.context import Quantity, Report, eps_loss, per_image
+from reports.context import EPS_LOSS, PER_IMAGE, TRAIN_SECONDS, Report
 from reports.pictures import Strip, psnr, strip
-from reports.plots import Line, ScalingPanel
+from reports.plots import Line
+from reports.plots_quality import ScalingPanel
 from reports.sections_cost import effect_cells, missing
 from reports.sections_quality import Chain, restoration_chain
-from reports.tables import Outcome, cell, run_cell, values
+from reports.tables import Outcome, Quantity, cell, distinct, run_cell
 from reports.words import number, ratio_effect, three, times
 
 SHOWN_IMAGES = 6
 SHOWN_SAMPLES = 16
 
 
-# Scaling -----------------------------------------------------------------------------------------
+# Scaling ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -38,18 +40,9 @@ class _Axis:
 
     def effect(self, report: Report, quantity: Quantity) -> Effect | None:
         """The last level over the first."""
-        pairs = report.pairs(self.factor, self.levels[0], self.levels[-1], of_runs=self.of_runs)
-        return paired_ratio(values(pairs, quantity))
-
-
-def _train_seconds(outcome: Outcome) -> float | None:
-    return outcome.group_seconds("train")
-
-
-_QUANTITIES: tuple[tuple[str, Quantity], ...] = (
-    ("training seconds", _train_seconds),
-    ("held-out eps loss", eps_loss),
-)
+        return report.ratio(
+            quantity, self.factor, self.levels[0], self.levels[-1], of_runs=self.of_runs
+        )
 
 
 def _axes(report: Report) -> list[_Axis]:
@@ -72,15 +65,19 @@ def scaling(report: Report) -> Section:
     if not axes:
         return Section("scaling", title, missing(report, "axis with more than one level"))
     panels = [
-        _panel(report, axis, name, quantity) for name, quantity in _QUANTITIES for axis in axes
+        _panel(report, axis, quantity) for quantity in (TRAIN_SECONDS, EPS_LOSS) for axis in axes
     ]
     figure = Figure(
-        svg.render("scaling", "Training seconds and held-out loss along the axes of the grid",
-                   lambda width: plots.scaling(panels, len(axes), width), wide=svg.BROAD),
-        "A line a cell of the grid: round marks images, square marks DIP; both axes logarithmic. Above "
-        "each panel the exponent of a power law where there are three levels or more, else the ratio of "
-        "the last level to the first, mean over pairs. The loss is read at fixed noise levels, so "
-        "schedules compare.",
+        svg.render(
+            "scaling",
+            "Training seconds and held-out loss along the axes of the grid",
+            lambda width: plots.scaling(panels, len(axes), width),
+            wide=svg.BROAD,
+        ),
+        "A line a cell of the grid: round marks images, square marks DIP; both axes logarithmic. "
+        "Above each panel the exponent of a power law where there are three levels or more, else "
+        "the ratio of the last level to the first, mean over pairs. The loss is read at fixed "
+        "noise levels, so schedules compare.",
         raw_table(
             ["quantity", "against", "arm", "at", "value"],
             [
@@ -91,7 +88,7 @@ def scaling(report: Report) -> Section:
             ],
         ),
         broad=True,
-    )  # fmt: skip
+    )
     return Section("scaling", title, _finding(report, axes), [figure, _effects(report, axes)])
 
 
@@ -100,17 +97,17 @@ def _finding(report: Report, axes: Sequence[_Axis]) -> str:
         f"{axis.levels[-1] / axis.levels[0]:.3g}× the {axis.label} took "
         f"{ratio_effect(effect, 'the training seconds')}"
         for axis in axes
-        if (effect := axis.effect(report, _train_seconds))
+        if (effect := axis.effect(report, TRAIN_SECONDS))
     ]
     return f"{'; '.join(said)}." if said else missing(report, "pair along an axis")
 
 
-def _panel(report: Report, axis: _Axis, name: str, quantity: Quantity) -> ScalingPanel:
+def _panel(report: Report, axis: _Axis, quantity: Quantity) -> ScalingPanel:
     where = run_cell if axis.of_runs else cell
     lines: dict[str, list[tuple[float, float]]] = {}
     arms: dict[str, str] = {}
-    for outcome in axis.outcomes(report):
-        measured = quantity(outcome)
+    for outcome in distinct(axis.outcomes(report), quantity):
+        measured = quantity.of(outcome)
         if measured is not None and measured > 0 and outcome.record.repeat == 1:
             key = where(outcome, axis.factor)
             lines.setdefault(key, []).append((outcome.number(axis.factor), measured))
@@ -120,7 +117,7 @@ def _panel(report: Report, axis: _Axis, name: str, quantity: Quantity) -> Scalin
         for key, points in lines.items()
         if len(points) > 1
     ]
-    return ScalingPanel(axis.label, name, drawn, _note(report, axis, quantity, drawn))
+    return ScalingPanel(axis.label, quantity.name, drawn, _note(report, axis, quantity, drawn))
 
 
 def _note(report: Report, axis: _Axis, quantity: Quantity, drawn: Sequence[Line]) -> str:
@@ -129,30 +126,33 @@ def _note(report: Report, axis: _Axis, quantity: Quantity, drawn: Sequence[Line]
         if slopes:
             return f"exponent {three(sum(slopes) / len(slopes))}, mean of {len(slopes)}"
     effect = axis.effect(report, quantity)
-    return f"{times(effect.mean)}, n = {effect.n}" if effect else "no pair"
+    return f"{times(effect.mean)}, n = {effect.pairs}" if effect else "no pair"
 
 
 def _effects(report: Report, axes: Sequence[_Axis]) -> Table:
     """Every factor of the grid on the two quantities that a pair can show."""
     factors = [(f"{axis.label}: {axis.levels[-1]:g} / {axis.levels[0]:g}", axis) for axis in axes]
     rows = [
-        [Cell(name, name), Cell(what, what), *effect_cells(axis.effect(report, quantity))]
+        _effect_row(name, quantity, axis.effect(report, quantity))
         for name, axis in factors
-        for what, quantity in (("training s an image", per_image), ("held-out loss", eps_loss))
+        for quantity in (PER_IMAGE, EPS_LOSS)
     ]
-    for what, quantity in (("training s an image", per_image), ("held-out loss", eps_loss)):
+    for quantity in (PER_IMAGE, EPS_LOSS):
         effect = report.ratio(quantity, "beta_schedule", "linear", "squaredcos_cap_v2")
-        name = "schedule: squaredcos / linear"
-        rows.append([Cell(name, name), Cell(what, what), *effect_cells(effect)])
+        rows.append(_effect_row("schedule: squaredcos / linear", quantity, effect))
     return Table(
         ["factor", "of", "ratio", "95 % interval", "pairs", "sign-flip p"],
         rows,
-        "Effects over all pairs that differ in that factor alone; descriptive, no correction for their "
-        "number.",
+        "Effects over all pairs that differ in that factor alone; descriptive, no correction for "
+        "their number.",
     )
 
 
-# Pictures ----------------------------------------------------------------------------------------
+def _effect_row(name: str, quantity: Quantity, effect: Effect | None) -> list[Cell]:
+    return [Cell(name, name), Cell(quantity.name, quantity.name), *effect_cells(effect)]
+
+
+# Pictures --------------------------------------------------------------------------------------
 
 
 def pictures(report: Report) -> Section:
@@ -174,7 +174,8 @@ def _row(outcome: Outcome, function: str, *, first: bool = False) -> StageRow | 
 
 
 def _first_fit(report: Report) -> tuple[Outcome, StageRow] | None:
-    """The fit of the first chunk of training images, found by key from an outcome on DIP outputs."""
+    """The fit of the first chunk of training images, found by key from an outcome on DIP "
+    "outputs."""
     for outcome in report.generated:
         join = _row(outcome, "join")
         if outcome.settings["train_on"] == "dip" and join and join.parents:
@@ -192,12 +193,12 @@ def _prior_finding(report: Report) -> str:
     originals = report.artifacts.tensors(fit.parents[0]).get("pixels")
     outputs = report.artifacts.tensors(fit.key).get("outputs")
     if originals is None or outputs is None:
-        return "The pictures of the priors could not be read; see the warnings."
+        return "The pictures of the priors are missing or could not be read."
     each = psnr(outputs, originals)
     return (
-        f"The DIP of {len(each)} training images after {number(found[0].number('num_iter'))} iterations "
-        f"has a mean PSNR of {three(float(each.mean()))} dB to its image (from {three(float(each.min()))} "
-        f"to {three(float(each.max()))} dB)."
+        f"The DIP of {len(each)} training images after {number(found[0].number('num_iter'))} "
+        f"iterations has a mean PSNR of {three(float(each.mean()))} dB to its image (from "
+        f"{three(float(each.min()))} to {three(float(each.max()))} dB)."
     )
 
 
@@ -228,7 +229,8 @@ def _snapshots(report: Report, key: str, *, of: str = "") -> list[Strip]:
 
 
 def _strips(report: Report, wanted: Sequence[tuple[str, str, str]]) -> list[Strip]:
-    """(label, key, name of the array) -> a column of pictures each; what is not there is left out."""
+    """(label, key, name of the array) -> a column of pictures each; what is not there is left "
+    "out."""
     found = [(label, report.artifacts.tensors(key).get(name)) for label, key, name in wanted]
     return [strip(label, images[:SHOWN_IMAGES], 1) for label, images in found if images is not None]
 
@@ -245,8 +247,8 @@ def _restoration_pictures(report: Report) -> list[Block]:
     if not strips:
         return []
     caption = (
-        "Rows: held-out images. Columns: the original, the same with noise, and what each start gave "
-        "at the most steps."
+        "Rows: held-out images. Columns: the original, the same with noise, and what each start "
+        "gave at the most steps."
     )
     return [Pictures(strips, caption)]
 
@@ -258,9 +260,7 @@ def _restorations(report: Report, chain: Chain) -> list[tuple[str, str, str]]:
         start = str(outcome.settings["start_from"])
         degraded = any(charge.key == chain.degraded for charge in outcome.bill)
         steps = outcome.number("num_inference_steps")
-        if degraded and (
-            start not in best or steps > best[start].number("num_inference_steps")
-        ):
+        if degraded and (start not in best or steps > best[start].number("num_inference_steps")):
             best[start] = outcome
     return [
         (f"from {start}, {outcome.number('num_inference_steps'):g} steps", key, "images")

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.stats import effect_of
-from reports import plots, svg
+from reports import plots_quality as plots
+from reports import svg
 from reports.blocks import Block, Figure, Note, Section, Table, raw_table
-from reports.context import Report, arm_of, cell_words, eps_loss, setting_key
+from reports.context import Report, arm_of, cell_words, eps_loss, facet_key
 from reports.pictures import psnr
-from reports.plots import AnchorPanel, Facet, Line, Restored
+from reports.plots import Line
+from reports.plots_quality import AnchorPanel, Facet, Restored
 from reports.sections_cost import missing
 from reports.tables import Outcome
 from reports.words import change, number, plural, seconds, three
@@ -36,27 +38,34 @@ def loss(report: Report) -> Section:
     first = facets.pop(reference.key)
     blocks: list[Block] = [
         Figure(
-            svg.render("loss", "Held-out loss against total seconds",
-                       lambda width: plots.loss_curve(first, width)),
-            f"At {reference.words}, images in memory; a mark a milestone, one run each, no interval; "
-            "pale: the same case run again. The DIP line begins after the time it takes to fit its "
-            "priors. Loss: mean squared error of the predicted noise on held-out images, mean over five "
-            "fixed log-SNR levels, the same noise for every arm.",
+            svg.render(
+                "loss",
+                "Held-out loss against total seconds",
+                lambda width: plots.loss_curve(first, width),
+            ),
+            f"At {reference.words}, images in memory; a mark a milestone, one run each, no "
+            "interval; pale: the same case run again, or with another seed. The DIP line begins "
+            "after the time it takes to fit its priors. Loss: mean squared error of the predicted "
+            "noise on held-out images, mean over five fixed log-SNR levels, the same noise for "
+            "every arm.",
             _loss_data([first]),
         )
-    ]  # fmt: skip
+    ]
     others = list(facets.values())[:MAX_FACETS]
     if others:
         left = len(facets) - len(others)
         blocks.append(
             Figure(
-                svg.render("loss-cells", "The same at the other settings",
-                           lambda width: plots.loss_facets(others, width)),
-                "The same at the other settings of this run"
+                svg.render(
+                    "loss-cells",
+                    "The same at the other settings",
+                    lambda width: plots.loss_facets(others, width),
+                ),
+                "The same at the other settings of this run, on common axes"
                 + (f"; {left} more are in the results table." if left else "."),
                 _loss_data(others),
             )
-        )  # fmt: skip
+        )
     return Section("loss", title, _loss_finding(report), blocks)
 
 
@@ -68,10 +77,15 @@ def _loss_finding(report: Report) -> str:
         return missing(report, "pair of arms with and without DIP at one setting")
     return (
         f"After {plain.number('epochs'):g} epochs the held-out loss was "
-        f"{number(eps_loss(with_dip))} with DIP, reached in {seconds(with_dip.net_seconds)}, and "
-        f"{number(eps_loss(plain))} without, reached in {seconds(plain.net_seconds)} (one run each, no "
-        f"interval). Over all settings the loss was {change(effect, 'higher', 'lower')} with DIP."
+        f"{number(eps_loss(with_dip))} with DIP, reached in {_reached(with_dip)}, and "
+        f"{number(eps_loss(plain))} without, reached in {_reached(plain)} (one run each, no "
+        f"interval). Over all settings the loss with DIP was {change(effect, 'higher', 'lower')}."
     )
+
+
+def _reached(outcome: Outcome) -> str:
+    unknown = "an unknown time (part of its bill is missing)"
+    return unknown if outcome.net_seconds is None else seconds(outcome.net_seconds)
 
 
 def _facets(report: Report) -> dict[str, Facet]:
@@ -80,13 +94,14 @@ def _facets(report: Report) -> dict[str, Facet]:
     for outcome in report.generated:
         known = outcome.net_seconds is not None and eps_loss(outcome) is not None
         if known and arm_of(outcome)[1] == "memory":
-            runs = cells.setdefault(setting_key(outcome), {})
+            runs = cells.setdefault(facet_key(outcome), {})
             runs.setdefault(outcome.record.unit, []).append(outcome)
     return {key: _facet(runs) for key, runs in cells.items()}
 
 
 def _facet(runs: dict[str, list[Outcome]]) -> Facet:
-    lines, priors = [], None
+    lines: list[Line] = []
+    priors = None
     for outcomes in runs.values():
         own = sorted(outcomes, key=lambda outcome: outcome.number("epochs"))
         arm = str(own[0].settings["train_on"])
@@ -98,7 +113,8 @@ def _facet(runs: dict[str, list[Outcome]]) -> Facet:
                 [outcome.net_seconds or 0.0 for outcome in own],
                 [eps_loss(outcome) or 0.0 for outcome in own],
                 f"{arm}, {number(eps_loss(own[-1]))} in {seconds(own[-1].net_seconds)}",
-                faint=own[0].record.repeat > 1,
+                # One run an arm is drawn in full, its repeats and other seeds beside it.
+                faint=any(line.arm == arm for line in lines),
             )
         )
     return Facet(cell_words(next(iter(runs.values()))[0]), lines, priors)
@@ -116,7 +132,7 @@ def _loss_data(facets: Sequence[Facet]) -> Table:
     )
 
 
-# Quality -----------------------------------------------------------------------------------------
+# Quality ---------------------------------------------------------------------------------------
 
 
 def near_noise(report: Report) -> float | None:
@@ -143,17 +159,23 @@ def quality(report: Report) -> Section:
     if noise is not None:
         blocks.append(
             Note(
-                f"These samples look like noise: their mean lag-1 autocorrelation is {three(noise)}, "
-                f"below {NOISE_AUTOCORRELATION}. This run judges no quality of samples."
+                "These samples look like noise: their mean lag-1 autocorrelation is "
+                f"{three(noise)}, below {NOISE_AUTOCORRELATION}. This run judges no quality of "
+                "samples."
             )
         )
     blocks.append(
         Figure(
-            svg.render("quality", "All-pairs PSNR and SSIM with anchors",
-                       lambda width: plots.anchors(panels, width), wide=svg.BROAD),
-            "A mark an outcome, in each column from the fewest epochs to the most; rules: what the same score gives to things that are no samples. This is "
-            "the published score, kept as legacy: each sample against each of the first 16 images, so "
-            "its optimum is their mean image, and it measures no quality.",
+            svg.render(
+                "quality",
+                "All-pairs PSNR and SSIM with anchors",
+                lambda width: plots.anchors(panels, width),
+                wide=svg.BROAD,
+            ),
+            "A mark an outcome, in each column from the fewest epochs to the most; rules: what "
+            "the same score gives to things that are no samples. This is the published score, "
+            "kept as legacy: each sample against each of the first 16 images, so its optimum is "
+            "their mean image, and it measures no quality.",
             raw_table(
                 ["score", "of", "value"],
                 [
@@ -167,7 +189,7 @@ def quality(report: Report) -> Section:
             ),
             broad=True,
         )
-    )  # fmt: skip
+    )
     return Section("quality", title, _quality_finding(panels[0]), blocks)
 
 
@@ -191,17 +213,18 @@ def _anchor_panel(report: Report, name: str, label: str) -> AnchorPanel | None:
 def _quality_finding(panel: AnchorPanel) -> str:
     found = [value for _, of_column in panel.columns.values() for value in of_column]
     grey, real = panel.anchors.get("grey"), panel.anchors.get("held_out_real")
-    said = f"All-pairs PSNR of {plural(len(found), 'outcome')}: {three(min(found))} to {three(max(found))} dB"
+    low, high = three(min(found)), three(max(found))
+    said = f"All-pairs PSNR of {plural(len(found), 'outcome')}: {low} to {high} dB"
     if grey is None or real is None:
         return f"{said}."
     below = sum(value < grey for value in found)
     return (
-        f"{said}; {below} of them lie below a flat grey square ({three(grey)} dB), and real held-out "
-        f"images reach {three(real)} dB."
+        f"{said}; {below} of them lie below a flat grey square ({three(grey)} dB), and real "
+        f"held-out images reach {three(real)} dB."
     )
 
 
-# Restoration -------------------------------------------------------------------------------------
+# Restoration -----------------------------------------------------------------------------------
 
 
 def restoration(report: Report) -> Section:
@@ -215,25 +238,33 @@ def restoration(report: Report) -> Section:
     shown = [*points, *([alone] if alone else [])]
     count = report.restored[0].number("num_samples")
     figure = Figure(
-        svg.render("restoration", "PSNR of restored images against seconds",
-                   lambda width: plots.restoration(shown, degraded, width)),
-        f"Mean PSNR of {count:g} held-out images to their originals against the seconds that making the "
-        "start and the reverse process took, all images together; training the net is not in it, it is "
-        "the same for all. A mark a number of steps; bars: 95 % interval over the images of one net. "
-        "A DIP is fitted to the degraded image. These are restorations of given images, and share no "
-        "table with the samples made from noise.",
+        svg.render(
+            "restoration",
+            "PSNR of restored images against seconds",
+            lambda width: plots.restoration(shown, degraded, width),
+        ),
+        f"By the net of {_net_words(report.restored[0])}. "
+        f"Mean PSNR of {count:g} held-out images to their originals against the seconds that "
+        "making the start and the reverse process took, all images together; training the net is "
+        "not in it, it is the same for all. A mark a number of steps; bars: 95 % interval over "
+        "the images of one net. A DIP is fitted to the degraded image. These are restorations of "
+        "given images, and share no table with the samples made from noise.",
         raw_table(
             ["start", "steps", "seconds", "PSNR, dB", "half-width, dB"],
             [[p.start, p.steps, p.seconds, p.psnr, p.half_width] for p in shown],
         ),
-    )  # fmt: skip
+    )
     return Section("restoration", title, _restoration_finding(points, degraded, alone), [figure])
+
+
+def _net_words(outcome: Outcome) -> str:
+    return f"{cell_words(outcome)}, {outcome.number('epochs'):g} epochs"
 
 
 def _restored(report: Report, outcome: Outcome) -> Restored | None:
     value, made = outcome.score("paired_psnr"), outcome.start_seconds
     sampled = outcome.group_seconds("sample")
-    if value is None or made is None or sampled is None:
+    if value is None or not math.isfinite(value) or made is None or sampled is None:
         return None
     half = None
     for charge in outcome.bill:
@@ -246,7 +277,9 @@ def _restored(report: Report, outcome: Outcome) -> Restored | None:
 
 def _half_width(each: np.ndarray) -> float | None:
     effect = effect_of(each.tolist())
-    return None if effect.high is None or not math.isfinite(effect.high) else effect.high - effect.mean
+    return (
+        None if effect.high is None or not math.isfinite(effect.high) else effect.high - effect.mean
+    )
 
 
 def _dip_alone(report: Report) -> Restored | None:
@@ -254,7 +287,10 @@ def _dip_alone(report: Report) -> Restored | None:
     chain = restoration_chain(report)
     if chain is None or chain.prior is None:
         return None
-    originals, outputs = report.artifacts.tensors(chain.originals), report.artifacts.tensors(chain.prior)
+    originals, outputs = (
+        report.artifacts.tensors(chain.originals),
+        report.artifacts.tensors(chain.prior),
+    )
     made = chain.outcome.start_seconds
     if "pixels" not in originals or "outputs" not in outputs or made is None:
         return None

@@ -17,7 +17,7 @@ MAX_RAW = 1_000_000
 MAX_LISTED = 20
 
 
-# Results -------------------------------------------------------------------------------------------
+# Results ---------------------------------------------------------------------------------------
 
 
 def _score(name: str) -> Callable[[Outcome], Cell]:
@@ -106,7 +106,9 @@ def results(report: Report, csv: str) -> Section:
     """All outcomes, generation and restoration apart; the raw values folded below."""
     found = report.found
     ok = sum(outcome.ok for outcome in found)
-    finding = f"{plural(len(found), 'outcome')}, {ok} of them ok, {len(report.run.missing)} missing."
+    finding = (
+        f"{plural(len(found), 'outcome')}, {ok} of them ok, {len(report.run.missing)} missing."
+    )
     blocks: list[Block] = []
     kinds = (
         ("generate", "Samples from noise", _GENERATION),
@@ -120,12 +122,14 @@ def results(report: Report, csv: str) -> Section:
     blocks.append(
         Code(csv, "data: results.csv, all columns, unrounded")
         if len(csv) <= MAX_RAW
-        else Text("All columns, unrounded, are in results.csv and results.parquet beside this page.")
+        else Text(
+            "All columns, unrounded, are in results.csv and results.parquet beside this page."
+        )
     )
     return Section("results", "Results", finding, blocks)
 
 
-# What went wrong -----------------------------------------------------------------------------------
+# What went wrong -------------------------------------------------------------------------------
 
 
 def troubles(report: Report) -> Section:
@@ -172,13 +176,22 @@ def _by_text(found: Iterable[tuple[str, Outcome]]) -> list[str]:
 
 def _case_words(case: Case) -> str:
     settings = case.settings
-    names = ("task", "train_on", "loader", "num_images", "num_train_timesteps", "beta_schedule",
-             "epochs", "start_from", "num_inference_steps")  # fmt: skip
+    names = (
+        "task",
+        "train_on",
+        "loader",
+        "num_images",
+        "num_train_timesteps",
+        "beta_schedule",
+        "epochs",
+        "start_from",
+        "num_inference_steps",
+    )
     words = [f"{name} = {settings[name]}" for name in names if name in settings]
     return ", ".join([*words, f"seed = {case.seed}", f"repeat = {case.repeat}"])
 
 
-# Environment ---------------------------------------------------------------------------------------
+# Environment -----------------------------------------------------------------------------------
 
 
 def environment(report: Report) -> Section:
@@ -190,7 +203,10 @@ def environment(report: Report) -> Section:
     facts: list[tuple[str, str]] = [
         ("device", f"{machine.device}: {machine.device_name} × {machine.device_count}"),
         ("driver", machine.driver or "–"),
-        ("processor", f"{machine.cpu}, {machine.cpu_count} logical, {machine.num_threads} threads used"),
+        (
+            "processor",
+            f"{machine.cpu}, {machine.cpu_count} logical, {machine.num_threads} threads used",
+        ),
         ("memory", bytes_of(machine.memory_bytes)),
         ("system", f"{machine.os}, Python {machine.python}"),
         ("packages", ", ".join(f"{name} {v}" for name, v in sorted(machine.packages.items()))),
@@ -264,14 +280,15 @@ def _overhead(report: Report) -> Table:
 
 
 _METHOD = (
-    "A bill: the seconds of every stage that the scores of an outcome rest on, found by key from the "
-    "outcome back to the files. What was reused is charged in full from the unit that made it.",
-    "Groups: prepare (decode, resize, degrade); priors (fit, join, write as files; a blur that stands "
-    "in for a prior); train; sample; score.",
-    "Training seconds an image: the train stages' seconds over epochs × images, last milestone of a "
-    "run; priors not in it.",
-    "A pair: two outcomes equal in every setting and the seed but the one factor. Effect: mean of the "
-    f"log-ratios; interval: paired t, {CONFIDENCE:.0%}; p: exact sign flips.",
+    "A bill: the seconds of every stage that the scores of an outcome rest on, found by key from "
+    "the outcome back to the files. What was reused is charged in full from the unit that made "
+    "it.",
+    "Groups: prepare (decode, resize, degrade); priors (fit, join, write as files; a blur that "
+    "stands in for a prior); train; sample; score.",
+    "Training seconds an image: the train stages' seconds over epochs × images, last milestone of "
+    "a run; priors not in it.",
+    "A pair: two outcomes equal in every setting and the seed but the one factor. Effect: mean of "
+    f"the log-ratios; interval: paired t, {CONFIDENCE:.0%}; p: exact sign flips.",
     "Replicates are fresh processes: pairs that share one are averaged first, and below "
     f"{MIN_EXECUTIONS} there is no interval.",
     "A dash is a value that is not known; it is never 0.",
@@ -282,5 +299,3 @@ def minutes(report: Report) -> str:
     """How long the processes worked, one after the other."""
     told = [s.process_seconds for s in report.run.summaries if s.process_seconds is not None]
     return seconds(sum(told)) if told else "unknown"
-
-

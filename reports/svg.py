@@ -44,7 +44,10 @@ _VARIABLES = {
     **{colour: f"--arm-{arm}" for arm, colour in ARM_COLOURS.items()},
     **{colour: f"--stage-{stage}" for stage, colour in STAGE_COLOURS.items()},
 }
-_RATIO_TICKS = (0.05, 0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20)
+# The first to have room is drawn.
+_RATIO_TICKS = (
+    1, 0.1, 10, 0.5, 2, 0.2, 5, 0.8, 1.25, 0.67, 1.5, 0.9, 1.1, 0.95, 1.05, 0.98, 1.02,
+)  # fmt: skip
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "dipddpm",
@@ -70,6 +73,7 @@ _STYLE: dict[str, Any] = {
     "xtick.color": INK,
     "ytick.color": INK,
     "text.color": INK,
+    "patch.edgecolor": PAGE,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
@@ -82,9 +86,7 @@ BROAD = 10.4
 Draw = Callable[[float], Figure]
 
 
-def render(
-    name: str, title: str, draw: Draw, *, wide: float = WIDE
-) -> Markup:
+def render(name: str, title: str, draw: Draw, *, wide: float = WIDE) -> Markup:
     """One figure in two widths, of which the page shows the one that fits.
 
     draw: from a width in inches to a figure
@@ -118,7 +120,8 @@ def _for_page(svg: str, prefix: str, title: str, variant: str, width: float) -> 
     assert view_box is not None
     head = (
         f'<svg class="{variant}" {view_box.group()} style="max-width: {width * 96:.0f}px" '
-        f'role="img" aria-labelledby="{prefix}-title"><title id="{prefix}-title">{escape(title)}</title>'
+        f'role="img" aria-labelledby="{prefix}-title">'
+        f'<title id="{prefix}-title">{escape(title)}</title>'
     )
     return Markup(head + body[body.index(">") + 1 :])
 
@@ -161,7 +164,7 @@ def ratio_axis(ax: Axes, ratios: Sequence[float], *, room: int = 6) -> None:
     pad = 0.08 * (high - low)
     low, high = low - pad, high + pad
     ticks: list[float] = []
-    for tick in sorted(_RATIO_TICKS, key=lambda tick: abs(math.log(tick))):
+    for tick in _RATIO_TICKS:
         place = math.log(tick)
         apart = all(abs(place - math.log(other)) > (high - low) / room for other in ticks)
         if low <= place <= high and apart:

@@ -33,10 +33,22 @@ GROUP_OF = {
 }
 GROUPS = ("prepare", "priors", "train", "sample", "score", "other")
 # What the training run of an outcome does not depend on.
-OUTCOME_SETTINGS = frozenset({
-    "epochs", "task", "sampler", "num_inference_steps", "timestep_spacing", "num_samples",
-    "start_from", "t0", "start_image_weight", "start_noise_weight", "degradation_sigma", "blur_sigma",
-})  # fmt: skip
+OUTCOME_SETTINGS = frozenset(
+    {
+        "epochs",
+        "task",
+        "sampler",
+        "num_inference_steps",
+        "timestep_spacing",
+        "num_samples",
+        "start_from",
+        "t0",
+        "start_image_weight",
+        "start_noise_weight",
+        "degradation_sigma",
+        "blur_sigma",
+    }
+)
 
 
 class Ledger:
@@ -215,8 +227,20 @@ def _outcome(record: Record, ledger: Ledger) -> Outcome:
 
 
 def _order(outcome: Outcome) -> tuple[object, ...]:
-    record, first = outcome.record, ("task", "train_on", "loader", "num_images",
-        "num_train_timesteps", "beta_schedule", "epochs", "start_from", "num_inference_steps")  # fmt: skip
+    record, first = (
+        outcome.record,
+        (
+            "task",
+            "train_on",
+            "loader",
+            "num_images",
+            "num_train_timesteps",
+            "beta_schedule",
+            "epochs",
+            "start_from",
+            "num_inference_steps",
+        ),
+    )
     names = (*first, *sorted(set(record.settings) - set(first)))
     values = [_sortable(record.settings.get(name)) for name in names]
     return (*values, record.seed, record.case_id, record.repeat)
@@ -366,13 +390,47 @@ def _without(outcome: Outcome, factor: str) -> Outcome:
     return Outcome(changed, outcome.bill, outcome.made_net, outcome.made_start)
 
 
-def values(
-    pairs: Iterable[Matched], quantity: Callable[[Outcome], float | None]
-) -> list[Pair]:
+@dataclass(frozen=True)
+class Quantity:
+    """Something measured of an outcome; None where it is not known.
+
+    shared: what it counts was partly measured in other processes, which other outcomes share
+    same_for_loaders: bit for bit the same whatever the loader, so that one loader says all
+    """
+
+    name: str
+    of: Callable[[Outcome], float | None]
+    shared: bool = False
+    same_for_loaders: bool = False
+
+    def executions(self, outcome: Outcome) -> frozenset[str]:
+        """The processes that it was measured in."""
+        own = {outcome.record.unit}
+        paid = (
+            {charge.paid.unit for charge in outcome.bill if charge.paid} if self.shared else set()
+        )
+        return frozenset(own | paid)
+
+
+def values(pairs: Iterable[Matched], quantity: Quantity) -> list[Pair]:
     """The pairs for which both sides have the quantity."""
     found = []
     for pair in pairs:
-        base, other = quantity(pair.base), quantity(pair.other)
+        base, other = quantity.of(pair.base), quantity.of(pair.other)
         if base is not None and other is not None:
-            found.append(Pair(base, other, pair.base.record.unit, pair.other.record.unit))
+            executions = quantity.executions(pair.base) | quantity.executions(pair.other)
+            found.append(Pair(base, other, executions))
     return found
+
+
+def distinct(found: Iterable[Outcome], quantity: Quantity) -> list[Outcome]:
+    """Without the outcomes that only say again, from another loader, what one in memory says."""
+    outcomes = list(found)
+    if not quantity.same_for_loaders:
+        return outcomes
+    said = {cell(one, "loader") for one in outcomes if one.settings.get("loader") == "memory"}
+    return [
+        one
+        for one in outcomes
+        if one.settings.get("loader") == "memory" or cell(one, "loader") not in said
+    ]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from bench.stats import Effect
 
-NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
+NO_BREAK, NARROW_SPACE = "\N{NO-BREAK SPACE}", "\N{NARROW NO-BREAK SPACE}"
 
 
 def three(value: float) -> str:
@@ -28,8 +28,12 @@ def seconds(value: float | None) -> str:
     if value is None:
         return "–"
     if abs(value) >= 600:
-        return f"{three(value / 60)} min"
-    return f"{three(value)} s" if abs(value) >= 1 or value == 0 else f"{three(value * 1000)} ms"
+        return f"{three(value / 60)}{NO_BREAK}min"
+    return (
+        f"{three(value)}{NO_BREAK}s"
+        if abs(value) >= 1 or value == 0
+        else f"{three(value * 1000)}{NO_BREAK}ms"
+    )
 
 
 def number(value: float | None) -> str:
@@ -43,19 +47,24 @@ def times(ratio: float) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{three(100 * share)} %"
+    return f"{three(100 * share)}{NO_BREAK}%"
 
 
 def signed_percent(ratio: float) -> str:
     """A ratio as a change: 1.12 -> +12.0 %."""
     change = 100 * (ratio - 1)
-    return f"{'+' if change > 0 else ''}{three(change)} %"
+    return f"{'+' if change > 0 else ''}{three(change)}{NO_BREAK}%"
 
 
 def change(effect: Effect, more: str, less: str) -> str:
-    """A ratio as a change in words: 1.69 % longer (7 pairs, 95 % interval −7.71 % to +12.1 %)."""
+    """A ratio as a change in words: 12.0 % longer (7 pairs, 95 % interval +8.10 % to +16.0 %).
+
+    An interval on both sides of no change is said to be so.
+    """
     said = f"{percent(abs(effect.mean - 1))} {more if effect.mean >= 1 else less}"
-    return f"{said} ({_rests_on(effect, signed_percent)})"
+    said += f" ({_rests_on(effect, signed_percent)})"
+    unclear = effect.low is not None and effect.high is not None and effect.low < 1 < effect.high
+    return f"{said}, which this run cannot tell from no change" if unclear else said
 
 
 def plural(count: int, noun: str) -> str:
@@ -68,10 +77,13 @@ def ratio_effect(effect: Effect, of: str) -> str:
 
 
 def _rests_on(effect: Effect, form: Callable[[float], str]) -> str:
-    pairs = plural(effect.n, "pair")
+    pairs = plural(effect.pairs, "pair")
+    if effect.n < effect.pairs:
+        # Pairs that share a process, such as one fit of the priors, count as one.
+        pairs += " that share one measurement" if effect.n == 1 else f", {effect.n} independent"
     if effect.low is None or effect.high is None:
         return f"{pairs}, no interval"
-    return f"{pairs}, 95 % interval {form(effect.low)} to {form(effect.high)}"
+    return f"{pairs}, 95{NO_BREAK}% interval {form(effect.low)} to {form(effect.high)}"
 
 
 def bytes_of(count: int | None) -> str:

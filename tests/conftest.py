@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -14,6 +16,13 @@ from dipddpm.sources import ImageSource, bundled_objects
 def _one_thread() -> None:
     """Nets this small gain nothing from threads, and on busy cores they wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions of CUDA in whole float32, to be compared with those of the CPU."""
+    cudnn: Any = torch.backends.cudnn
+    monkeypatch.setattr(cudnn.conv, "fp32_precision", "ieee")
 
 
 @pytest.fixture(scope="session")

@@ -156,12 +156,22 @@ def test_what_does_not_fit_is_refused_with_its_value(
     assert [word for word in words if word not in message] == []
 
 
-def test_attention_needs_channels_for_one_head_of_eight() -> None:
-    # UNet2DModel gives each head 8 channels, and divides by zero where there is no head.
+@pytest.mark.parametrize(
+    ("block_out_channels", "attention_levels"), [((4, 8), (0,)), ((8, 4), ()), ((4,), ())]
+)
+def test_attention_needs_channels_for_one_head_of_eight(
+    block_out_channels: tuple[int, ...], attention_levels: tuple[int, ...]
+) -> None:
+    # UNet2DModel gives a head 8 channels, and divides by zero where that leaves none; its middle,
+    # with the channels of the last level, always has attention.
     message = refusal(
-        UNetConfig, block_out_channels=(4, 8), attention_levels=(0,), norm_num_groups=4
+        UNetConfig,
+        block_out_channels=block_out_channels,
+        attention_levels=attention_levels,
+        norm_num_groups=4,
     )
-    assert "4" in message
+    assert "block_out_channels" in message
+    assert "got 4" in message
 
 
 @pytest.mark.parametrize("name", ["start_noise_weight", "start_image_weight"])
@@ -203,12 +213,12 @@ def test_milestones_and_their_samplings() -> None:
     config = PipelineConfig(
         data=DataConfig(num_images=33),
         outcomes=tuple(
-            OutcomeConfig(epochs=e, sampling=s) for e, s in ((5, few), (2, many), (5, many))
+            OutcomeConfig(epochs=e, sampling=s) for e, s in ((8, few), (1, many), (8, many))
         ),
     )
-    assert config.milestones == (2, 5)
-    assert list(config.samplings(5)) == [few, many]
-    assert list(config.samplings(2)) == [many]
+    assert config.milestones == (1, 8)  # not the order of asking, nor of a set
+    assert list(config.samplings(8)) == [few, many]
+    assert list(config.samplings(1)) == [many]
     assert list(config.samplings(3)) == []
     assert config.steps_per_epoch == 3  # 16 + 16 + 1
 

@@ -77,7 +77,7 @@ def test_a_fit_does_not_depend_on_who_shares_its_batch(five: ImageSet) -> None:
     ones, twos, all_five = (in_chunks(five, size, dip, context) for size in (1, 2, 5))
     expected = join(*ones).pixels
     # The groups of a convolution are added up in another order; Adam's first steps divide by the
-    # gradient's own size, so a rounding of 1e-7 grows about a hundredfold in ten of them.
+    # gradient's own size, so a rounding of 1e-7 grows a hundredfold in ten of them (to 7e-6 here).
     for parts in (twos, all_five):
         assert (join(*parts).pixels - expected).abs().max().item() < 1e-4
         losses = torch.cat([part.losses for part in parts], dim=1)
@@ -169,6 +169,7 @@ def test_watch_sees_every_iteration(five: ImageSet) -> None:
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.usefixtures("no_tf32")
 def test_a_fit_on_cuda_is_the_fit_on_the_cpu(five: ImageSet) -> None:
     dip = DIPConfig(num_iter=5)
     before = torch.cuda.get_rng_state()
@@ -178,7 +179,7 @@ def test_a_fit_on_cuda_is_the_fit_on_the_cpu(five: ImageSet) -> None:
     def far(a: Tensor, b: Tensor) -> float:
         return (a - b).abs().max().item()
 
-    # Same weights and input; cuDNN may use TF32 (ten bits) in convolutions.
-    assert far(cpu.losses[0], cuda.losses[0]) < 1e-3
-    assert far(cpu.outputs, cuda.outputs) < 0.05
+    # Same weights and input, summed up in another order; Adam lets the difference grow.
+    assert far(cpu.losses[0], cuda.losses[0]) < 1e-5
+    assert far(cpu.outputs, cuda.outputs) < 1e-3
     assert cuda.outputs.device.type == cuda.losses.device.type == "cpu"

@@ -94,6 +94,16 @@ def test_a_lossless_format_gives_an_encoded_image_back_as_it_was(
     assert torch.equal(prepare(encoded, 16).pixels, images.pixels)
 
 
+@pytest.mark.parametrize("side", [24, 40, 100, 500])
+def test_an_encoded_image_comes_back_sharp_from_any_size_of_file(
+    objects16: ImageSet, side: int
+) -> None:
+    # Priors go through files and back; a loss here would be taken for an effect of the prior.
+    like = EncodedImages(file_of(Image.new("RGB", (side, side))).files * 10)
+    back = prepare(encode(objects16, like), 16)
+    assert psnr(back.pixels, objects16.pixels).min() >= 35
+
+
 def test_values_outside_the_range_are_clipped_when_encoded() -> None:
     wild = ImageSet(torch.tensor([-3.0, 0.0, 3.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8))
     back = prepare(encode(wild, file_of(Image.new("RGB", (8, 8)))), 8).pixels
