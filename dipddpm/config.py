@@ -32,8 +32,8 @@ def _at_least(config: object, minimum: float, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         # `not >=` also refuses NaN.
-        if value is not None and not value >= minimum:
-            raise ValueError(f"{name} must be at least {minimum}, got {value}")
+        if value is not None and not minimum <= value < math.inf:
+            raise ValueError(f"{name} must be at least {minimum} and finite, got {value}")
 
 
 def _above_zero(config: object, *names: str) -> None:
@@ -52,7 +52,7 @@ class DataConfig:
     num_held_out: int = 16
 
     def __post_init__(self) -> None:
-        _at_least(self, 8, "image_size")
+        _at_least(self, 11, "image_size")  # the window of ssim
         _at_least(self, 1, "num_images", "num_held_out")
 
 
@@ -98,6 +98,14 @@ class UNetConfig:
             if not 0 <= level < len(self.block_out_channels):
                 raise ValueError(
                     f"attention_levels must be below {len(self.block_out_channels)}, got {level}"
+                )
+        # UNet2DModel gives each head of attention 8 channels; its middle, after the last level,
+        # always has attention.
+        for level in (*self.attention_levels, -1):
+            if self.block_out_channels[level] < 8:
+                raise ValueError(
+                    "block_out_channels must be at least 8 at attention_levels and at the last "
+                    f"level, got {self.block_out_channels[level]}"
                 )
 
 
@@ -167,6 +175,11 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         _at_least(self, 1, "num_inference_steps", "num_samples", "t0")
         _at_least(self, 0, "start_image_weight", "start_noise_weight")
+        for name in ("start_image_weight", "start_noise_weight"):
+            if self.start_from == "noise" and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} must be left out with start_from = noise, got {getattr(self, name)}"
+                )
         if self.task == "generate" and self.start_from != "noise":
             raise ValueError(
                 f"start_from = {self.start_from} re-creates an image it was given: "

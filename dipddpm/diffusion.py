@@ -20,7 +20,8 @@ def build_unet(unet: UNetConfig, image_size: int, seed: int) -> nn.Module:
 
     # diffusers draws weights from the global generator: lend it one, and put it back as it was.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "unet"))
+        # torch.manual_seed would seed every CUDA device too.
+        torch.default_generator.manual_seed(derive_seed(seed, "unet"))
         model: nn.Module = UNet2DModel(
             sample_size=image_size,
             in_channels=3,

@@ -36,7 +36,9 @@ def fit_priors(
     seed and on that place alone, so a fit does not depend on which images share its batch.
     """
     size = images.pixels.shape[-1]
-    net = PaperNet(len(images))
+    # nn.Conv2d draws from the global generator before `initialise` does: put it back as it was.
+    with torch.random.fork_rng(devices=[]):
+        net = PaperNet(len(images))
     net.initialise(
         [
             torch.Generator().manual_seed(derive_seed(context.seed, "prior", first_index + i))
@@ -72,7 +74,9 @@ def fit(
     BatchNorm stays in training mode throughout, for the outputs too (Ulyanov et al. 2018).
     """
     optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate, fused=True)
-    snapshot_iters = sorted({min(num_iter, i) for i in (10, 30, 100, 300, 1000, 3000)})
+    snapshot_iters = sorted(
+        {num_iter, *(i for i in (10, 30, 100, 300, 1000, 3000) if i < num_iter)}
+    )
     losses, snapshots = [], []
     for i in watch(range(num_iter)):
         output = net(net_input)

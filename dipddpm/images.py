@@ -64,9 +64,19 @@ def encode(images: ImageSet, like: EncodedImages) -> EncodedImages:
 
 def degrade(images: ImageSet, restoration: RestorationConfig, context: Context) -> ImageSet:
     """`images` with Gaussian noise of degradation_sigma (of 255), not clipped."""
-    generator = torch.Generator().manual_seed(derive_seed(context.seed, "degrade"))
-    noise = torch.randn(images.pixels.shape, generator=generator)
+    noise = seeded_noise(images.pixels.shape, context.seed, "degrade")
     return ImageSet(images.pixels + 2 / 255 * restoration.degradation_sigma * noise)
+
+
+def seeded_noise(shape: Sequence[int], seed: int, *purpose: str) -> Tensor:
+    """Standard normal noise of that shape (N, ...), one seed for each of the N.
+
+    So that of an image does not depend on N. It is drawn on the CPU: the same on every device.
+    """
+    generators = (
+        torch.Generator().manual_seed(derive_seed(seed, *purpose, i)) for i in range(shape[0])
+    )
+    return torch.stack([torch.randn(*shape[1:], generator=one) for one in generators])
 
 
 def blur(images: ImageSet, restoration: RestorationConfig, context: Context) -> ImageSet:
@@ -97,15 +107,24 @@ def gaussian_blur(pixels: Tensor, sigma: float, *, truncate: float = 4.0) -> Ten
 def _decode(data: bytes, image_size: int) -> Tensor:
     with Image.open(io.BytesIO(data)) as image:
         turned = ImageOps.exif_transpose(image)
-        square = _on_white(turned)
+        square = _centre(_on_white(turned))
     if square.size != (image_size, image_size):
-        # Shorter side resized, centre cropped. BOX averages areas: antialiased, and it undoes the
-        # enlargement of `_encode`, so that an encoded image comes back as it was.
-        square = ImageOps.fit(square, (image_size, image_size), Image.Resampling.BOX)
+        # BOX averages areas: antialiased, and it undoes the enlargement of `_encode`, so that an
+        # encoded image comes back as it was.
+        square = square.resize((image_size, image_size), Image.Resampling.BOX)
     return _to_signed(np.asarray(square))
 
 
+def _centre(image: Image.Image) -> Image.Image:
+    """The square in the middle, of whole pixels, where `_enlarge` puts its own."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
 def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8, not scale them
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
     if not image.has_transparency_data:
         return image.convert("RGB")
     rgba = image.convert("RGBA")
@@ -131,9 +150,11 @@ def _encode(pixels: Tensor, file_format: str, size: tuple[int, int]) -> bytes:
 
 def _enlarge(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The square `image`, scaled to the shorter side of `size` and continued to the longer one."""
-    side = min(size)
+    # The multiple of the image's own side nearest to the file's: any other would blur, in the
+    # round trip, what is trained on when it was made of priors and not when it is the images.
+    side = image.width * max(1, round(min(size) / image.width))
     scaled = np.asarray(image.resize((side, side), Image.Resampling.NEAREST))
-    width, height = size
+    width, height = (side if length == min(size) else max(length, side) for length in size)
     left, top = (width - side) // 2, (height - side) // 2
     padding = ((top, height - side - top), (left, width - side - left), (0, 0))
     return Image.fromarray(np.pad(scaled, padding, mode="edge"))

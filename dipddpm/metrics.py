@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dipddpm.config import Context, NoiseScheduleConfig, UNetConfig, alphas_cumprod, derive_seed
 from dipddpm.diffusion import build_unet
-from dipddpm.images import ImageSet, gaussian_blur
+from dipddpm.images import ImageSet, gaussian_blur, seeded_noise
 from dipddpm.sampling import Samples
 from dipddpm.training import TrainedNet
 
@@ -83,17 +83,19 @@ def all_pairs_psnr(images: Tensor, references: Tensor) -> Tensor:
 
 def all_pairs_ssim(images: Tensor, references: Tensor) -> Tensor:
     """SSIM of each image against each reference: (N, M) float64."""
+    _check_shapes(images[:1], references[:1])
     return torch.stack([ssim(image.expand_as(references), references) for image in images])
 
 
 def lag1_autocorrelation(images: Tensor) -> Tensor:
-    """Correlation of neighbouring pixels, along rows and columns: (N,) float64; 0 for noise."""
+    """Correlation of neighbouring pixels, (N,) float64; 0 for noise, 1 for a flat image."""
     x = images.double()
     x = x - x.mean(dim=(2, 3), keepdim=True)
     products = (x[..., 1:] * x[..., :-1]).mean(dim=(1, 2, 3)) + (
         x[..., 1:, :] * x[..., :-1, :]
     ).mean(dim=(1, 2, 3))
-    return products / 2 / x.square().mean(dim=(1, 2, 3))
+    power = x.square().mean(dim=(1, 2, 3))
+    return torch.where(power > 0, products / 2 / power, 1.0)
 
 
 def nearest_timestep(log_snr: float, schedule: NoiseScheduleConfig) -> int:
@@ -123,10 +125,7 @@ def score_net(
     losses = {}
     for level in LOG_SNR_LEVELS:
         t = nearest_timestep(level, schedule)
-        generator = torch.Generator().manual_seed(
-            derive_seed(context.seed, "held-out loss", str(level))
-        )
-        noise = torch.randn(clean.shape, generator=generator).to(device)
+        noise = seeded_noise(clean.shape, context.seed, "held-out loss", str(level)).to(device)
         noisy = math.sqrt(abar[t]) * clean + math.sqrt(1 - abar[t]) * noise
         with torch.no_grad():
             eps = torch.cat([model(x, t).sample for x in noisy.split(16)])
@@ -210,5 +209,5 @@ def _check_shapes(images: Tensor, references: Tensor) -> None:
 
 def _check_range(references: Tensor) -> None:
     low, high = references.amin().item(), references.amax().item()
-    if low < -1 or high > 1:
+    if not (low >= -1 and high <= 1):  # refuses NaN too
         raise ValueError(f"references must be in [-1, 1], got [{low:.3g}, {high:.3g}]")

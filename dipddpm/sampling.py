@@ -27,7 +27,7 @@ from dipddpm.config import (
     unwatched,
 )
 from dipddpm.diffusion import build_unet
-from dipddpm.images import ImageSet
+from dipddpm.images import ImageSet, seeded_noise
 from dipddpm.training import TrainedNet
 
 
@@ -79,21 +79,8 @@ def sample(
 
 
 def start_noise(num_samples: int, image_size: int, seed: int) -> Tensor:
-    """(N, 3, image_size, image_size); one seed an image, drawn on the CPU.
-
-    So it is the same on every device, and that of an image does not depend on N.
-    """
-    return torch.stack(
-        [
-            torch.randn(
-                3,
-                image_size,
-                image_size,
-                generator=torch.Generator().manual_seed(derive_seed(seed, "sample", i)),
-            )
-            for i in range(num_samples)
-        ]
-    )
+    """x_T, (N, 3, image_size, image_size)."""
+    return seeded_noise((num_samples, 3, image_size, image_size), seed, "sample")
 
 
 def spaced_timesteps(
@@ -102,7 +89,8 @@ def spaced_timesteps(
     """num_inference_steps timesteps, descending, spread over the t0 lowest (0 .. t0 - 1).
 
     "leading" begins one stride below the top and ends at 0, "trailing" begins at the top
-    (Lin et al. 2023, table 2). With t0 = T these are the timesteps of diffusers.
+    (Lin et al. 2023, table 2). With t0 = T these are the timesteps of diffusers, whose float64 tips
+    ties and now and then yields one more.
     """
     n = num_inference_steps
     if spacing == "leading":

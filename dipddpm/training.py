@@ -103,7 +103,10 @@ def train_ddpm(
         ema_weights=ema_weights,
         optimizer=copy.deepcopy(optimizer.state_dict()),
         losses=torch.cat(
-            ([resume_from.losses] if resume_from is not None else []) + [torch.stack(losses).cpu()]
+            [
+                *([resume_from.losses] if resume_from is not None else []),
+                *([torch.stack(losses).cpu()] if losses else []),
+            ]
         ),
     )
 
