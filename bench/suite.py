@@ -134,7 +134,8 @@ def units(
 ) -> list[UnitSpec]:
     """The units of a suite in the order in which they run: priors first, then training runs.
 
-    Within a wave the order is random, so that no arm has the machine's better hour.
+    Training runs that differ in their arm alone follow each other, so that a drift of the machine
+    hits both sides of a comparison; the order is random within them and among them.
     Raises UserError if the source holds too few images.
     """
     groups: dict[str, list[Case]] = {}
@@ -162,7 +163,7 @@ def units(
     order = random.Random(seed)
     return [
         *order.sample(list(priors_units.values()), len(priors_units)),
-        *order.sample(train_units, len(train_units)),
+        *_interleaved(train_units, order),
     ]
 
 
@@ -184,6 +185,8 @@ def _fields_of(config: type) -> dict[str, Any]:
 
 OUTCOME_FIELDS = _fields_of(OutcomeConfig)
 FIELDS = _fields_of(PipelineConfig) | OUTCOME_FIELDS
+# What tells the arms of a comparison apart.
+_ARM_FIELDS = {"train_on", "loader"}
 _CASE_FIELDS: dict[str, Any] = {"seed": int, "repeat": int}
 
 
@@ -277,6 +280,19 @@ def _training_run(case: Case) -> str:
     """What cases of one training run have in common."""
     settings = {key: value for key, value in case.settings.items() if key not in OUTCOME_FIELDS}
     return _digest([settings, case.seed, case.repeat])
+
+
+def _interleaved(units: list[UnitSpec], order: random.Random) -> list[UnitSpec]:
+    blocks: dict[str, list[UnitSpec]] = {}
+    for unit in units:
+        case = unit.cases[0]
+        kept = case.settings.keys() - OUTCOME_FIELDS.keys() - _ARM_FIELDS
+        shared = {key: case.settings[key] for key in kept}
+        blocks.setdefault(_digest([shared, case.seed]), []).append(unit)
+    for block in blocks.values():
+        order.shuffle(block)
+    shuffled = order.sample(list(blocks.values()), len(blocks))
+    return [unit for block in shuffled for unit in block]
 
 
 def _priors_of(cases: tuple[Case, ...]) -> Iterator[tuple[str, Case]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -195,8 +196,24 @@ def test_the_order_is_random_priors_first_and_a_function_of_the_seed() -> None:
     assert {u.unit for u in order(1)} == {u.unit for u in order(2)}
     kinds = [u.kind for u in order(1)]
     assert kinds == sorted(kinds)
-    arms = [suite.pipeline_config(u.cases).train_on for u in order(1) if u.kind == "train"]
-    assert arms != sorted(arms) and arms != sorted(arms, reverse=True)
+
+
+def test_the_sides_of_a_comparison_follow_each_other_in_either_order() -> None:
+    found, first = suite.load("quick"), set()
+    for seed in range(8):
+        units = suite.units(found, open_source(OBJECTS), seed=seed, device="cpu")
+        runs = [suite.pipeline_config(u.cases) for u in units if u.kind == "train"]
+        blocks = [
+            (key, [config.train_on for config in block])
+            for key, block in itertools.groupby(runs, key=lambda c: (c.data, c.schedule))
+        ]
+        # Three schedules at two sizes, each a block in one piece: the arms, and for one of them
+        # the other loader and the repeat.
+        assert len(blocks) == len({key for key, _ in blocks}) == 6
+        assert sorted(len(arms) for _, arms in blocks) == [2, 2, 2, 2, 2, 5]
+        assert all(set(arms) == {"images", "dip"} for _, arms in blocks)
+        first |= {arms[0] for _, arms in blocks}
+    assert first == {"images", "dip"}
 
 
 def test_too_few_images_are_refused() -> None:
