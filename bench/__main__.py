@@ -127,7 +127,8 @@ def run_suite(options: argparse.Namespace) -> int:
 def resume_run(options: argparse.Namespace) -> int:
     run = Run.open(_run_folder(options.run))
     if options.retry_failed:
-        runner.forget_failures(run)
+        with runner.locked(run.folder):
+            runner.forget_failures(run)
     environment = _describe(options, run.plan.device)
     if environment.source_sha256 != run.environment.source_sha256:
         raise UserError(

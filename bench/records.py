@@ -145,7 +145,7 @@ class Record(Row):
     error: str | None = None
     settings: dict[str, Setting]
     scores: dict[str, float] = {}
-    # Keys of the stage results that hold the samples and the start images; None for pure noise.
+    # The key of the stage result that holds the samples.
     samples: str | None = None
     # Keys of every stage that the scores rest on: the case's bill.
     stages: tuple[str, ...] = ()
@@ -227,6 +227,7 @@ def read_progress(unfinished: Path) -> int:
 def record_failure(unfinished: Path, spec: UnitSpec, status: Status, error: str) -> None:
     """Adds a record of failure for each case of a unit that has no record yet."""
     path = unfinished / RECORDS
+    _drop_torn_end(path)
     there = {record.case_id for record in read_lines(path, Record)} if path.exists() else set()
     failures = [
         Record(
@@ -243,6 +244,13 @@ def record_failure(unfinished: Path, spec: UnitSpec, status: Status, error: str)
     ]
     if spec.kind == "train":
         append(path, failures)
+
+
+def _drop_torn_end(path: Path) -> None:
+    """Takes off the line that a killed process did not finish."""
+    if path.exists():
+        content = path.read_bytes()
+        path.write_bytes(content[: content.rfind(b"\n") + 1])
 
 
 def finish_unit(unfinished: Path) -> None:

@@ -68,6 +68,19 @@ def test_failures_are_recorded_for_cases_without_a_record(tmp_path: Path) -> Non
     assert [record.status for record in found] == ["ok", *["oom"] * (len(spec.cases) - 1)]
 
 
+def test_a_torn_line_is_a_case_without_a_record(tmp_path: Path) -> None:
+    spec = max(toy_units(), key=lambda unit: len(unit.cases))
+    path = tmp_path / records.RECORDS
+    for case in spec.cases[:2]:
+        records.append(path, [RECORD.model_copy(update={"case_id": case.case_id})])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    records.record_failure(tmp_path, spec, "killed", "SIGKILL")
+    found = records.read_lines(path, Record)
+    assert [record.case_id for record in found] == [case.case_id for case in spec.cases]
+    assert [record.status for record in found] == ["ok", *["killed"] * (len(spec.cases) - 1)]
+
+
 def test_a_unit_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     unfinished = tmp_path / "unit.part"
     unfinished.mkdir()
