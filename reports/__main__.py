@@ -31,10 +31,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def build(name: str) -> int:
     """Prints the path of the page as the last line."""
-    # pandas and matplotlib take a second to import; --help does not wait for them.
-    from reports import load, page
+    from reports import load
 
     run = load.load_run(load.find_run(name))
+    # pandas and matplotlib take a second to import; neither --help nor bad input waits for them.
+    from reports import page
+
     page.write(run.folder, page.build(run))
     print(run.folder / "report.html")
     return 0

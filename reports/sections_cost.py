@@ -314,6 +314,16 @@ def _crossing(report: Report) -> str:
     )
 
 
+def _slope_noise(report: Report, ratio: float) -> str:
+    """What the A-vs-A control says about the slopes, if there is one."""
+    if report.repeat_time is None:
+        return ""
+    return (
+        f" They differ by {percent(abs(ratio - 1))}; the training time of the same case run again "
+        f"differed by {percent(abs(report.repeat_time.mean - 1))}."
+    )
+
+
 def _sharing(report: Report) -> list[Block]:
     costs = _costs(report)
     if costs is None or report.reference is None:
@@ -337,8 +347,7 @@ def _sharing(report: Report) -> list[Block]:
             ),
             "Total seconds if the priors are made once and n training runs use them, at "
             f"{report.reference.words}. Where the lines do not meet there is no break-even. The "
-            "slopes rest on one run each, and differ by less than noise where the controls above "
-            "do.",
+            f"slopes rest on one run each.{_slope_noise(report, with_dip / plain)}",
             raw_table(
                 ["priors, s", "a run with DIP, s", "a run on images, s", "break-even, runs"],
                 [[priors, with_dip, plain, crossing]],

@@ -212,7 +212,10 @@ def _prior_pictures(report: Report) -> list[Block]:
     if not strips:
         return []
     return [
-        Pictures(strips, "Rows: training images. Columns: the original and its DIP on the way.")
+        Pictures(
+            strips,
+            "Rows: training images. Columns: the original, and its DIP after so many iterations.",
+        )
     ]
 
 
@@ -221,7 +224,7 @@ def _snapshots(report: Report, key: str, *, of: str = "") -> list[Strip]:
     if not {"snapshots", "snapshot_iters"} <= set(tensors):
         return []
     return [
-        strip(f"DIP{of}, {iteration} it.", images[:SHOWN_IMAGES], 1)
+        strip(f"DIP{of}, {iteration}", images[:SHOWN_IMAGES], 1)
         for iteration, images in zip(
             tensors["snapshot_iters"].tolist(), tensors["snapshots"], strict=True
         )

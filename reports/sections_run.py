@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from bench.records import Case, Setting
 from bench.stats import CONFIDENCE, MIN_EXECUTIONS
 from reports.blocks import Block, Cell, Code, Listing, Section, Table, Text
 from reports.context import Report
 from reports.load import log_tail, plain_text
-from reports.tables import Outcome
+from reports.tables import MAIN_SETTINGS, Outcome
 from reports.words import bytes_of, number, plural, schedule, seconds, three
 
 # The raw table inside the page; above this many characters it stays a file beside it.
@@ -57,7 +57,8 @@ def _schedule(outcome: Outcome) -> Cell:
     return Cell(text, text)
 
 
-_COMMON: tuple[tuple[str, Callable[[Outcome], Cell]], ...] = (
+_Columns = Sequence[tuple[str, Callable[[Outcome], Cell]]]
+_COMMON: _Columns = (
     ("train on", _setting("train_on")),
     ("loader", _setting("loader")),
     ("images", _setting("num_images")),
@@ -102,6 +103,16 @@ def _memory(outcome: Outcome) -> Cell:
     return Cell(bytes_of(peak), peak)
 
 
+def _results_table(own: Sequence[Outcome], caption: str, columns: _Columns) -> Table:
+    """A row an outcome; a seed that all have stands in the caption."""
+    seeds = {outcome.record.seed for outcome in own}
+    if len(seeds) == 1:
+        caption = f"{caption}, seed {seeds.pop()}"
+        columns = [column for column in columns if column[0] != "seed"]
+    rows = [[cell(outcome) for _, cell in columns] for outcome in own]
+    return Table([name for name, _ in columns], rows, caption, filterable=True)
+
+
 def results(report: Report, csv: str) -> Section:
     """All outcomes, generation and restoration apart; the raw values folded below."""
     found = report.found
@@ -117,8 +128,7 @@ def results(report: Report, csv: str) -> Section:
     for task, caption, columns in kinds:
         own = [outcome for outcome in found if outcome.settings.get("task") == task]
         if own:
-            rows = [[cell(outcome) for _, cell in columns] for outcome in own]
-            blocks.append(Table([name for name, _ in columns], rows, caption, filterable=True))
+            blocks.append(_results_table(own, caption, columns))
     blocks.append(
         Code(csv, "data: results.csv, all columns, unrounded")
         if len(csv) <= MAX_RAW
@@ -176,18 +186,7 @@ def _by_text(found: Iterable[tuple[str, Outcome]]) -> list[str]:
 
 def _case_words(case: Case) -> str:
     settings = case.settings
-    names = (
-        "task",
-        "train_on",
-        "loader",
-        "num_images",
-        "num_train_timesteps",
-        "beta_schedule",
-        "epochs",
-        "start_from",
-        "num_inference_steps",
-    )
-    words = [f"{name} = {settings[name]}" for name in names if name in settings]
+    words = [f"{name} = {settings[name]}" for name in MAIN_SETTINGS if name in settings]
     return ", ".join([*words, f"seed = {case.seed}", f"repeat = {case.repeat}"])
 
 

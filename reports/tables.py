@@ -50,6 +50,19 @@ OUTCOME_SETTINGS = frozenset(
     }
 )
 
+# What tells outcomes apart at first sight, in the order in which they are sorted.
+MAIN_SETTINGS = (
+    "task",
+    "train_on",
+    "loader",
+    "num_images",
+    "num_train_timesteps",
+    "beta_schedule",
+    "epochs",
+    "start_from",
+    "num_inference_steps",
+)
+
 
 class Ledger:
     """Stage rows by unit and key. What the file's order was counts for nothing."""
@@ -227,21 +240,8 @@ def _outcome(record: Record, ledger: Ledger) -> Outcome:
 
 
 def _order(outcome: Outcome) -> tuple[object, ...]:
-    record, first = (
-        outcome.record,
-        (
-            "task",
-            "train_on",
-            "loader",
-            "num_images",
-            "num_train_timesteps",
-            "beta_schedule",
-            "epochs",
-            "start_from",
-            "num_inference_steps",
-        ),
-    )
-    names = (*first, *sorted(set(record.settings) - set(first)))
+    record = outcome.record
+    names = (*MAIN_SETTINGS, *sorted(set(record.settings) - set(MAIN_SETTINGS)))
     values = [_sortable(record.settings.get(name)) for name in names]
     return (*values, record.seed, record.case_id, record.repeat)
 
@@ -350,6 +350,7 @@ def run_cell(outcome: Outcome, *without: str) -> str:
 
 
 def factor_value(outcome: Outcome, factor: str) -> Setting:
+    """A setting of an outcome, or its repeat."""
     return outcome.record.repeat if factor == "repeat" else outcome.settings.get(factor)
 
 

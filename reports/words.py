@@ -47,6 +47,7 @@ def times(ratio: float) -> str:
 
 
 def percent(share: float) -> str:
+    """0.0689 -> 6.89 %."""
     return f"{three(100 * share)}{NO_BREAK}%"
 
 
@@ -68,6 +69,7 @@ def change(effect: Effect, more: str, less: str) -> str:
 
 
 def plural(count: int, noun: str) -> str:
+    """1 pair, 2 pairs."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 

@@ -525,6 +525,8 @@ def test_what_two_loaders_tell_alike_counts_once(tmp_path: Path) -> None:
     assert len(report.pair_values(EPS_LOSS, "epochs", 5, 10, of_runs=False)) == 6
     assert report.loader_time is not None
     assert report.loader_time.mean == pytest.approx(1.2)
+    assert report.reference is not None
+    assert (report.reference.words, len(report.reference.arms)) == ("16 images, 1000 linear", 4)
 
 
 def test_priors_that_were_fitted_once_are_one_measurement(tmp_path: Path) -> None:
