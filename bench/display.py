@@ -16,7 +16,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from bench.records import Plan, Record, Run, StageRow, UnitSpec
+from bench.records import Costs, Plan, Record, Run, StageRow, UnitSpec
 
 WIDTH_IN_A_PIPE = 160
 
@@ -139,8 +139,7 @@ def duration(seconds: float) -> str:
 
 def summary(run: Run) -> Table:
     """A row for each outcome: what it was, what it cost, how it scored."""
-    rows = {(row.unit, row.key): row for row in run.stage_rows()}
-    made = {row.key: row for row in rows.values() if row.executed}
+    costs = Costs(run.plan, run.stage_rows())
     table = Table(
         title=f"{run.plan.suite}: seconds and scores of each outcome", title_justify="left"
     )
@@ -152,15 +151,14 @@ def summary(run: Run) -> Table:
         table.add_column(name, justify="right" if name != "status" else "left")
     for record in sorted(run.records(), key=_order):
         s = record.settings
-        bill = [rows[record.unit, key] for key in record.stages]
-        costs = [row if row.executed else made.get(row.key, row) for row in bill]
+        bill = _bill(record, costs)
         psnr = record.scores.get("paired_psnr", record.scores.get("all_pairs_psnr"))
         loss = record.scores.get("eps_loss")
         table.add_row(
             str(s["train_on"]), str(s["loader"]), str(s["num_images"]), str(s["epochs"]),
             str(s["num_train_timesteps"]), str(s["beta_schedule"]).split("_")[0],
             str(s["start_from"]), str(s["num_inference_steps"]),
-            _total(row for row in costs if row.function == "train_ddpm"), _total(costs),
+            _total(row for row in bill if row.function == "train_ddpm"), _total(bill),
             "" if loss is None else f"{loss:.3f}", "" if psnr is None else f"{psnr:.2f}",
             record.status if record.repeat == 1 else f"{record.status}, repeat {record.repeat}",
         )  # fmt: skip
@@ -170,20 +168,21 @@ def summary(run: Run) -> Table:
 def bill(run: Run) -> str:
     """What the stages cost, and what they would have cost had no case shared any."""
     rows = run.stage_rows()
-    made = {(row.unit, row.key): row.seconds or 0.0 for row in rows if row.executed}
-    by_key = {key: seconds for (_, key), seconds in made.items()}
-    alone = sum(
-        made.get((record.unit, key), by_key.get(key, 0.0))
-        for record in run.records()
-        for key in record.stages
-    )
-    did = sum(made.values())
+    costs = Costs(run.plan, rows)
+    did = sum(row.seconds or 0.0 for row in rows)
+    alone = sum(row.seconds or 0.0 for record in run.records() for row in _bill(record, costs))
     return (
         f"The stages took {duration(did)}; had no case shared any, {duration(alone)} "
         f"({did / alone:.2f} of it)."
         if alone
         else "No outcome was scored."
     )
+
+
+def _bill(record: Record, costs: Costs) -> list[StageRow]:
+    """The rows with the figures of everything that a record rests on."""
+    found = (costs.charged(record.unit, key) for key in record.stages)
+    return [row for row in found if row is not None]
 
 
 def _order(record: Record) -> tuple[object, ...]:

@@ -324,3 +324,26 @@ class Run:
             if (path := self.unit_folder(spec.unit) / name).exists()
             for row in read_lines(path, kind)
         ]
+
+
+class Costs:
+    """The rows of stages by unit and key: who pays for what."""
+
+    def __init__(self, plan: Plan, rows: Iterable[StageRow]) -> None:
+        self._rows = {(row.unit, row.key): row for row in rows}
+        self._needs = {spec.unit: spec.needs for spec in plan.units}
+
+    def row(self, unit: str, key: str) -> StageRow | None:
+        """The call of a stage as the unit saw it."""
+        return self._rows.get((unit, key))
+
+    def charged(self, unit: str, key: str) -> StageRow | None:
+        """The row with the figures: of the unit itself, else of a unit whose results it loads.
+
+        Repeats of a case have equal keys in other units, and those are not its cost.
+        """
+        for owner in (unit, *self._needs.get(unit, ())):
+            row = self._rows.get((owner, key))
+            if row is not None and row.executed:
+                return row
+        return None

@@ -76,7 +76,7 @@ class Report:
 
     @cached_property
     def ledger(self) -> Ledger:
-        return Ledger(self.run)
+        return Ledger(self.run.plan, self.run.rows)
 
     @cached_property
     def artifacts(self) -> Artifacts:

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from bench.records import Record, Setting, StageRow
+from bench.records import Costs, Record, Setting, StageRow
 from bench.stats import Pair
 from reports.load import Loaded, plain_text
 
@@ -64,27 +64,8 @@ MAIN_SETTINGS = (
 )
 
 
-class Ledger:
-    """Stage rows by unit and key. What the file's order was counts for nothing."""
-
-    def __init__(self, run: Loaded) -> None:
-        self._rows = {(row.unit, row.key): row for row in run.rows}
-        self._needs = {spec.unit: spec.needs for spec in run.plan.units}
-
-    def row(self, unit: str, key: str) -> StageRow | None:
-        """The call of a stage as the unit saw it."""
-        return self._rows.get((unit, key))
-
-    def charged(self, unit: str, key: str) -> StageRow | None:
-        """The row with the figures: of the unit itself, else of a unit whose results it loads.
-
-        Repeats of a case have equal keys in other units, and those are not its cost.
-        """
-        for owner in (unit, *self._needs.get(unit, ())):
-            row = self._rows.get((owner, key))
-            if row is not None and row.executed:
-                return row
-        return None
+class Ledger(Costs):
+    """Who pays for what, and what rests on what."""
 
     def ancestors(self, unit: str, keys: Iterable[str]) -> set[str]:
         """`keys` and all that they rest on."""
@@ -218,7 +199,7 @@ class Outcome:
 
 def outcomes(run: Loaded) -> list[Outcome]:
     """Every record with its bill, in an order that depends on the settings alone."""
-    ledger = Ledger(run)
+    ledger = Ledger(run.plan, run.rows)
     return sorted((_outcome(record, ledger) for record in run.records), key=_order)
 
 

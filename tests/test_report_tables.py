@@ -564,7 +564,8 @@ def test_a_key_is_charged_from_the_unit_itself_then_from_those_it_needs(tmp_path
         folder.unit(
             unit, [row(unit, "x", "prepare", seconds)], [record(unit, ["x"], "x", of)], needs=needs
         )
-    ledger = Ledger(load_run(folder.finish()))
+    run = load_run(folder.finish())
+    ledger = Ledger(run.plan, run.rows)
     charged = {unit: ledger.charged(unit, "x") for unit in ("own", "loads")}
     assert {unit: one and one.seconds for unit, one in charged.items()} == {
         "own": 3.0,
