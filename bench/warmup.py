@@ -24,6 +24,14 @@ _EPOCHS = 2
 _ITERATIONS = 3
 
 
+def wake(device: torch.device) -> None:
+    """What a process pays once, at its first convolution: threads, libraries, the allocator."""
+    images = torch.zeros(4, 3, 32, 32, device=device)
+    weight = torch.zeros(8, 3, 3, 3, device=device, requires_grad=True)
+    torch.nn.functional.conv2d(images, weight).sum().backward()
+    (images.double().flatten(1) @ images.double().flatten(1).T).sum().item()
+
+
 def warm_up(function: Callable[..., Any], args: Any, kwargs: Any) -> None:
     """Warms up the call `function(*args, **kwargs)`; nothing for a stage without a loop."""
     if function not in _WARM_UPS:

@@ -24,6 +24,7 @@ from bench.lifeline import end_with
 from bench.meters import SharedCounter, Spans
 from bench.records import Case, Record, Status, UnitSpec, UnitSummary
 from bench.suite import outcome_config, pipeline_config
+from bench.warmup import wake
 from dipddpm.config import Context, OutcomeConfig, guard_rails
 from dipddpm.pipeline import Outcome, make_shared_priors, run_pipeline
 from dipddpm.sources import open_source
@@ -88,6 +89,8 @@ def run_unit(unfinished: Path, spec: UnitSpec, ledger: MeasuringLedger, spans: S
     device = "cuda:0" if spec.device == "cuda" else spec.device
     with spans("open_images"):
         source = open_source(spec.images)
+    with spans("wake_device"):
+        wake(torch.device(device))
     context = Context(seed=spec.cases[0].seed, device=device, watch=ledger.steps.watch)
     if spec.kind == "priors":
         for case in spec.cases:

@@ -1,0 +1,89 @@
+"""What is warmed up is what runs, and it leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bench.warmup import warm_up
+from dipddpm.config import (
+    Context,
+    DIPConfig,
+    NoiseScheduleConfig,
+    SamplingConfig,
+    TrainingConfig,
+    UNetConfig,
+)
+from dipddpm.dip import fit_priors
+from dipddpm.images import ImageSet
+from dipddpm.sampling import sample
+from dipddpm.sources import ImageSource
+from dipddpm.training import train_ddpm
+
+SHAPE = (16, UNetConfig(block_out_channels=(8, 16), attention_levels=(1,), norm_num_groups=4))
+SCHEDULE, TRAINING = NoiseScheduleConfig(), TrainingConfig(batch_size=4)
+
+
+@pytest.fixture
+def shapes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes that convolutions are given, as they come."""
+    seen: list[tuple[int, ...]] = []
+    forward = nn.Conv2d.forward
+
+    def watched(self: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(x.shape))
+        return forward(self, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", watched)
+    return seen
+
+
+def shapes_of(seen: list[tuple[int, ...]], call: Callable[[], Any]) -> set[tuple[int, ...]]:
+    seen.clear()
+    call()
+    return set(seen)
+
+
+@pytest.mark.parametrize("count", [3, 4, 6, 8])
+def test_training_is_warmed_at_every_batch_shape(
+    shapes: list[tuple[int, ...]], objects: ImageSource, count: int
+) -> None:
+    # From files: the loop is warmed from memory all the same, and no file is read for it.
+    arguments = (objects.train[:count], *SHAPE, SCHEDULE, TRAINING, Context())
+    warmed = shapes_of(shapes, lambda: warm_up(train_ddpm, arguments, {"epochs": 5}))
+    assert warmed == shapes_of(shapes, lambda: train_ddpm(*arguments, epochs=1))
+
+
+def test_sampling_and_priors_are_warmed_at_their_shape(
+    shapes: list[tuple[int, ...]], objects16: ImageSet
+) -> None:
+    trained = train_ddpm(objects16, *SHAPE, SCHEDULE, TRAINING, Context(), epochs=1)
+    sampling = SamplingConfig(num_samples=5, num_inference_steps=4)
+    arguments = (trained, None, *SHAPE, SCHEDULE, sampling, Context())
+    warmed = shapes_of(shapes, lambda: warm_up(sample, arguments, {}))
+    assert warmed == shapes_of(shapes, lambda: sample(*arguments))
+    fit = (objects16, DIPConfig(num_iter=7), Context())
+    warmed = shapes_of(shapes, lambda: warm_up(fit_priors, fit, {"first_index": 3}))
+    assert warmed == shapes_of(shapes, lambda: fit_priors(*fit))
+
+
+def test_it_leaves_no_trace(objects16: ImageSet) -> None:
+    watched: list[object] = []
+
+    def watch(iterable: Any) -> Any:
+        watched.append(iterable)
+        return iterable
+
+    arguments = (objects16, *SHAPE, SCHEDULE, TRAINING, Context(watch=watch))
+    first = train_ddpm(*arguments, epochs=1)
+    kept = {name: weight.clone() for name, weight in first.weights.items()}
+    watched.clear()
+    state = torch.get_rng_state()
+    warm_up(train_ddpm, arguments, {"epochs": 2, "resume_from": first})
+    assert watched == []
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(weight, kept[name]) for name, weight in first.weights.items())
