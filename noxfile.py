@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from datetime import datetime
 from pathlib import Path
 
@@ -31,11 +32,13 @@ def bench(session: nox.Session) -> None:
     if {"--dry-run", "--help", "-h"} & set(arguments):
         session.run("python", "-m", "bench", "run", *arguments)
         return
-    if "--out" in arguments:
-        run = arguments[arguments.index("--out") + 1]
-    else:
-        run = str(RUNS / f"{Path(arguments[0]).stem}-{datetime.now():%Y%m%d-%H%M%S}")
-        arguments = [*arguments, "--out", run]
+    # Read here as `bench run` reads it, which names the folder in its last line only.
+    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    default = RUNS / f"{Path(arguments[0]).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    reader.add_argument("--out", default=str(default))
+    known, arguments = reader.parse_known_args(arguments)
+    run = known.out
+    arguments = [*arguments, "--out", run]
     # Status 1 is a run with failures in it: they are in the report, and end this session below.
     session.run("python", "-m", "bench", "run", *arguments, success_codes=[0, 1])
     session.run("python", "-m", "reports", "build", run)

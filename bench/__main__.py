@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
 from bench import display, records, runner, suite
 from bench.engines import open_engine
 from bench.records import Plan, Run, UserError
 from dipddpm.config import VERSION
-from dipddpm.sources import open_source
+from dipddpm.sources import ImageSource, open_source
 
 RUNS = Path("runs")
 
@@ -26,12 +28,23 @@ def main(arguments: list[str] | None = None) -> int:
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except UserError as error:
-        print(f"bench: {error}", file=sys.stderr)
+        print(_one_line(error), file=sys.stderr)
         return 2
 
 
+def _one_line(error: object) -> str:
+    return "bench: " + " ".join(str(error).split("\n"))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, like everything else here."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, _one_line(message) + "\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = _Parser(prog="python -m bench", description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"dipddpm {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -39,7 +52,11 @@ def _parser() -> argparse.ArgumentParser:
         name: str, command: Callable[..., int], text: str, example: str
     ) -> argparse.ArgumentParser:
         sub = commands.add_parser(
-            name, help=text, description=text, epilog=f"example: python -m bench {example}"
+            name,
+            allow_abbrev=False,
+            help=text,
+            description=text,
+            epilog=f"example: python -m bench {example}",
         )
         sub.set_defaults(command=command)
         return sub
@@ -51,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto",
                      help="auto: CUDA where there is one, else the CPU")  # fmt: skip
     run.add_argument("--images", metavar="objects|FOLDER", help="instead of what the suite names")
-    run.add_argument("--seed", type=int, help="instead of the base seed of the suite")
+    run.add_argument(
+        "--seed", type=_seed, metavar="N", help="instead of the base seed of the suite"
+    )
     run.add_argument("--out", type=Path, metavar="RUN", help="the run's folder, new")
     run.add_argument("--keep-checkpoints", action="store_true", help="keep the EMA weights")
     run.add_argument("--dry-run", action="store_true", help="show what would run, and run nothing")
@@ -75,8 +94,21 @@ def _parser() -> argparse.ArgumentParser:
 def _add_how(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=["forkserver", "subprocess"], default="forkserver",
                         help="how workers are started")  # fmt: skip
-    parser.add_argument("--timeout", type=float, default=math.inf, metavar="SECONDS",
+    parser.add_argument("--timeout", type=_seconds, default=math.inf, metavar="SECONDS",
                         help="end a unit that runs for longer; no limit if not given")  # fmt: skip
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0, got {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text!r}")
+    return seconds
 
 
 def list_suites(options: argparse.Namespace) -> int:
@@ -92,10 +124,7 @@ def list_suites(options: argparse.Namespace) -> int:
 
 def run_suite(options: argparse.Namespace) -> int:
     found = suite.load(options.suite, seed=options.seed, images=options.images)
-    try:
-        source = open_source(found.images)
-    except ValueError as error:
-        raise UserError(f"{'--images' if options.images else options.suite}: {error}") from error
+    source = _open(found.images, "--images" if options.images else options.suite)
     seed = options.seed or 0
     units = suite.units(
         found, source, seed=seed, device="cpu", keep_checkpoints=options.keep_checkpoints
@@ -113,7 +142,7 @@ def run_suite(options: argparse.Namespace) -> int:
         suite=found.name,
         title=found.title,
         about=" ".join(found.about.split()),
-        command=" ".join(["python -m bench", *sys.argv[1:]]),
+        command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
         created=now.isoformat(timespec="seconds"),
         seed=seed,
         device=environment.device,
@@ -126,20 +155,34 @@ def run_suite(options: argparse.Namespace) -> int:
 
 def resume_run(options: argparse.Namespace) -> int:
     run = Run.open(_run_folder(options.run))
+    _check_same(run, _describe(options, run.plan.device))
     if options.retry_failed:
         with runner.locked(run.folder):
             runner.forget_failures(run)
-    environment = _describe(options, run.plan.device)
-    if environment.source_sha256 != run.environment.source_sha256:
-        raise UserError(
-            f"{run.folder}: the sources of dipddpm are not those it began with; start a new run"
-        )
-    if environment.device_name != run.environment.device_name:
-        raise UserError(
-            f"{run.folder}: began on {run.environment.device_name}, this is "
-            f"{environment.device_name}; start a new run"
-        )
     return _work(run, options)
+
+
+def _check_same(run: Run, now: records.Environment) -> None:
+    """Raises UserError if what the figures depend on is not what it was when the run began."""
+    then = run.environment
+    for what, before, after in (
+        ("sources of dipddpm and bench", then.source_sha256, now.source_sha256),
+        ("device", then.device_name, now.device_name),
+        ("packages", then.packages, now.packages),
+        ("threads", then.num_threads, now.num_threads),
+        ("images", run.plan.images_sha256, _open(run.plan.images, str(run.folder)).digest),
+    ):
+        if before != after:
+            raise UserError(
+                f"{run.folder}: {what}: {after}, but the run began with {before}; start a new run"
+            )
+
+
+def _open(images: str, where: str) -> ImageSource:
+    try:
+        return open_source(images)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def show_status(options: argparse.Namespace) -> int:
@@ -166,8 +209,8 @@ def clean_run(options: argparse.Namespace) -> int:
         for path in unwanted:
             if path.is_dir():
                 shutil.rmtree(path)
-            else:
-                path.unlink()
+            else:  # which an unfinished attempt may have taken with it
+                path.unlink(missing_ok=True)
         print(f"deleted {len(unwanted)} unfinished or failed attempts and checkpoints")
     return 0
 
@@ -192,13 +235,20 @@ def _work(run: Run, options: argparse.Namespace) -> int:
                 run, open_engine(options.engine), shown, timeout_seconds=options.timeout
             )
     except KeyboardInterrupt:
-        screen.print(f"stopped; go on with: python -m bench resume {run.folder}", markup=False)
+        screen.print(f"stopped; go on with: {_command('bench resume', run)}", markup=False)
         return 130
     screen.print(display.summary(run))
     screen.print(display.bill(run), markup=False)
     screen.print(_state(run), markup=False)
-    screen.print(f"report: python -m reports build {run.folder}", markup=False)
+    screen.print(f"report: {_command('reports build', run)}", markup=False)
     return 0 if _is_ok(run) else 1
+
+
+def _command(words: str, run: Run) -> str:
+    """A line to paste here, with the Python that runs now."""
+    python = Path(sys.prefix) / "bin" / "python"
+    here = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else "python"
+    return f"{here} -m {words} {shlex.quote(str(run.folder))}"
 
 
 def _is_ok(run: Run) -> bool:

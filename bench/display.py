@@ -14,20 +14,16 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
-from bench.records import Costs, Plan, Record, Run, StageRow, UnitSpec
+from bench.records import Costs, Plan, Record, Run, StageRow, UnitSpec, UnitSummary
 
 WIDTH_IN_A_PIPE = 160
 
 
-def console(*, stderr: bool = False) -> Console:
-    found = Console(stderr=stderr, highlight=False)
-    return (
-        found
-        if found.is_terminal
-        else Console(stderr=stderr, highlight=False, width=WIDTH_IN_A_PIPE)
-    )
+def console() -> Console:
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=WIDTH_IN_A_PIPE)
 
 
 class RunDisplay:
@@ -47,8 +43,9 @@ class RunDisplay:
         self._started: dict[str, float] = {}
         self._warned: set[str] = set()
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            # What is too long for the line is the name, never the counts.
+            TextColumn("{task.description}", table_column=Column(max_width=44, no_wrap=True)),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit_of]}"),
             TimeElapsedColumn(),
@@ -75,7 +72,7 @@ class RunDisplay:
     def started(self, spec: UnitSpec, slot: str) -> None:
         self._started[spec.unit] = time.monotonic()
         self._unit_tasks[spec.unit] = self._progress.add_task(
-            f"{spec.unit} on {slot}", total=spec.num_steps, unit_of="steps", left=""
+            f"{slot}: {spec.unit}", total=spec.num_steps, unit_of="steps", left=""
         )
         self._refresh()
 
@@ -87,21 +84,26 @@ class RunDisplay:
             self._progress.update(self._run_task, left=f"about {duration(left)} left")
         self._refresh()
 
-    def finished(self, spec: UnitSpec, outcomes: list[Record]) -> None:
+    def finished(self, spec: UnitSpec, summary: UnitSummary, outcomes: list[Record]) -> None:
         seconds = time.monotonic() - self._started.pop(spec.unit)
         self._steps_done[spec.kind] += self._steps_left.pop(spec.unit)
         self._seconds[spec.kind] += seconds
         self._num_done += 1
         self._progress.remove_task(self._unit_tasks.pop(spec.unit))
         self._progress.update(self._run_task, completed=self._num_done)
-        statuses = sorted({record.status for record in outcomes}) or ["ok"]
+        statuses = sorted({record.status for record in outcomes} or {summary.status})
         self._console.print(
             f"[{self._num_done}/{len(self._plan.units)}] {spec.unit}  {seconds:.1f} s  "
             f"{', '.join(statuses)}",
             markup=False,
         )
         for text in dict.fromkeys(
-            text for record in outcomes for text in (record.error, *record.warnings) if text
+            text
+            for text in (
+                summary.error,
+                *(text for record in outcomes for text in (record.error, *record.warnings)),
+            )
+            if text
         ):
             if text not in self._warned:
                 self._warned.add(text)
@@ -147,19 +149,18 @@ def summary(run: Run) -> Table:
         table.add_column(
             name, justify="right" if name in ("images", "epochs", "T", "steps") else "left"
         )
-    for name in ("train s", "total s", "eps loss", "PSNR", "status"):
+    for name in ("train s", "total s", "eps loss", "all-pairs dB", "paired dB", "status"):
         table.add_column(name, justify="right" if name != "status" else "left")
     for record in sorted(run.records(), key=_order):
         s = record.settings
         bill = _bill(record, costs)
-        psnr = record.scores.get("paired_psnr", record.scores.get("all_pairs_psnr"))
-        loss = record.scores.get("eps_loss")
         table.add_row(
             str(s["train_on"]), str(s["loader"]), str(s["num_images"]), str(s["epochs"]),
             str(s["num_train_timesteps"]), str(s["beta_schedule"]).split("_")[0],
             str(s["start_from"]), str(s["num_inference_steps"]),
-            _total(row for row in bill if row.function == "train_ddpm"), _total(bill),
-            "" if loss is None else f"{loss:.3f}", "" if psnr is None else f"{psnr:.2f}",
+            _total(bill, "train_ddpm"), _total(bill),
+            _score(record, "eps_loss"), _score(record, "all_pairs_psnr"),
+            _score(record, "paired_psnr"),
             record.status if record.repeat == 1 else f"{record.status}, repeat {record.repeat}",
         )  # fmt: skip
     return table
@@ -170,7 +171,12 @@ def bill(run: Run) -> str:
     rows = run.stage_rows()
     costs = Costs(run.plan, rows)
     did = sum(row.seconds or 0.0 for row in rows)
-    alone = sum(row.seconds or 0.0 for record in run.records() for row in _bill(record, costs))
+    alone = sum(
+        row.seconds or 0.0
+        for record in run.records()
+        for row in _bill(record, costs)
+        if row is not None
+    )
     return (
         f"The stages took {duration(did)}; had no case shared any, {duration(alone)} "
         f"({did / alone:.2f} of it)."
@@ -179,10 +185,9 @@ def bill(run: Run) -> str:
     )
 
 
-def _bill(record: Record, costs: Costs) -> list[StageRow]:
-    """The rows with the figures of everything that a record rests on."""
-    found = (costs.charged(record.unit, key) for key in record.stages)
-    return [row for row in found if row is not None]
+def _bill(record: Record, costs: Costs) -> list[StageRow | None]:
+    """The rows with the figures of everything that a record rests on; None: they are not there."""
+    return [costs.charged(record.unit, key) for key in record.stages]
 
 
 def _order(record: Record) -> tuple[object, ...]:
@@ -192,5 +197,13 @@ def _order(record: Record) -> tuple[object, ...]:
     return (*(s[name] for name in names), record.seed, record.repeat)
 
 
-def _total(rows: Iterable[StageRow]) -> str:
-    return f"{sum(row.seconds or 0.0 for row in rows):.2f}"
+def _total(bill: Iterable[StageRow | None], function: str | None = None) -> str:
+    """The seconds of a bill, or of one function's part of it; a dash if they are not known."""
+    rows = list(bill)
+    wanted = [row for row in rows if row is None or function in (None, row.function)]
+    known = [row.seconds for row in wanted if row is not None and row.seconds is not None]
+    return f"{sum(known):.2f}" if known and len(known) == len(wanted) else "–"
+
+
+def _score(record: Record, name: str) -> str:
+    return f"{record.scores[name]:.3f}" if name in record.scores else ""

@@ -57,17 +57,18 @@ def collect(device: str) -> Environment:
         commit=commit,
         subject=subject,
         dirty=dirty,
-        source_sha256=source_sha256(package),
+        source_sha256=source_sha256(package, Path(__file__).parent),
         source_file=_portable(Path(dipddpm.__file__)),
     )
 
 
-def source_sha256(package: Path) -> str:
-    """One digest over the names and contents of a package's Python files."""
+def source_sha256(*packages: Path) -> str:
+    """One digest over the names and contents of the Python files of packages."""
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package).as_posix()}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for package in packages:
+        for path in sorted(package.rglob("*.py")):
+            digest.update(f"{path.relative_to(package.parent).as_posix()}\0".encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 

@@ -148,6 +148,7 @@ class MeasuringLedger(_Ledger):
     """Performs and measures every call that no needed unit has made.
 
     spans: takes the time that is spent beside the stages, by name
+    refused: stages that may only be loaded here; RuntimeError if one would have to be performed
     """
 
     def __init__(
@@ -159,8 +160,10 @@ class MeasuringLedger(_Ledger):
         *,
         counter: Counter | None = None,
         warm: Warm = warm_up,
+        refused: frozenset[Callable[..., Any]] = frozenset(),
     ) -> None:
         super().__init__()
+        self._refused = refused
         self._unit = unit
         self._device = Device(device)
         self._artifacts = artifacts
@@ -179,6 +182,11 @@ class MeasuringLedger(_Ledger):
             found = self._artifacts.load(row.key)
         if found is not None:
             return found, row.model_copy(update={"unit": self._unit})
+        if function in self._refused:
+            raise RuntimeError(
+                f"{function.__name__} belongs to a unit of its own, and none that {self._unit} "
+                "needs has made this one"
+            )
         with self._spans("warm_up"):
             self._warm(function, args, kwargs)
         memory, steps, clock = Memory(self._device), self.steps, Clock(self._device)

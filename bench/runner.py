@@ -17,7 +17,7 @@ from typing import Protocol
 
 from bench import records
 from bench.engines import Engine, Process
-from bench.records import Plan, Record, Run, Status, UnitSpec, UserError
+from bench.records import Plan, Record, Run, Status, UnitSpec, UnitSummary, UserError
 
 _LOCK = "lock"
 # How often a finished worker is looked for, and how often the display is told.
@@ -30,15 +30,15 @@ class Display(Protocol):
 
     def started(self, spec: UnitSpec, slot: str) -> None: ...
     def progressed(self, steps: dict[str, int]) -> None: ...
-    def finished(self, spec: UnitSpec, outcomes: list[Record]) -> None: ...
+    def finished(self, spec: UnitSpec, summary: UnitSummary, outcomes: list[Record]) -> None: ...
 
 
 def check_new(folder: Path) -> None:
     """Raises UserError if no run folder can be made there."""
-    if folder.exists():
-        raise UserError(f"--out must be a new folder, got {str(folder)!r}; see `bench resume`")
-    above = next(path for path in folder.absolute().parents if path.exists())
     try:
+        if folder.exists():
+            raise UserError(f"--out must be a new folder, got {str(folder)!r}; see `bench resume`")
+        above = next(path for path in folder.absolute().parents if path.exists())
         # Tried, not asked: permissions are not all that can be in the way.
         with tempfile.TemporaryDirectory(dir=above):
             pass
@@ -48,10 +48,12 @@ def check_new(folder: Path) -> None:
 
 def create(folder: Path, plan: Plan, environment: records.Environment, suite_text: str) -> Run:
     """Makes the run folder, whole or not at all. Raises UserError if it cannot be made."""
-    unfinished = folder.with_name(folder.name + records.UNFINISHED)
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        (unfinished / records.UNITS).mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the folder it will be, under a name that nobody has.
+        unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+        unfinished.chmod(0o755)
+        (unfinished / records.UNITS).mkdir()
         (unfinished / records.SUITE).write_text(suite_text, encoding="utf-8")
         records.write(unfinished / records.ENVIRONMENT, environment)
         records.write(unfinished / records.PLAN, plan)
@@ -97,17 +99,16 @@ def run_units(
         while waiting or any(slot.process for slot in slots):
             for slot in slots:
                 if slot.spec and slot.process:
-                    outcomes = _ended(run, slot.spec, slot.process, slot.started, timeout_seconds)
-                    if outcomes is None:
+                    if not _ended(run, slot.spec, slot.process, slot.started, timeout_seconds):
                         continue
-                    display.finished(slot.spec, outcomes)
+                    display.finished(slot.spec, *_outcome(run, slot.spec))
                     slot.process = slot.spec = None
                 if spec := _next(run, waiting):
                     waiting.remove(spec)
                     display.started(spec, slot.name)
                     if failed := _failed_need(run, spec):
-                        text = f"needs {failed}, which failed"
-                        display.finished(spec, _fail(run, spec, "error", text))
+                        _fail(run, spec, "error", f"needs {failed}, which failed")
+                        display.finished(spec, *_outcome(run, spec))
                         continue
                     slot.spec, slot.started = spec, time.monotonic()
                     slot.process = engine.start(_prepare(run, spec), slot.environment)
@@ -181,43 +182,45 @@ def _steps(run: Run, slots: list[_Slot]) -> dict[str, int]:
 
 def _ended(
     run: Run, spec: UnitSpec, process: Process, started: float, timeout_seconds: float
-) -> list[Record] | None:
-    """The records of a unit whose process has ended, None while it runs.
+) -> bool:
+    """Whether a unit's process is gone.
 
-    A process that ended without finishing its unit, or has had its time, makes a failure of it.
+    One that ended without finishing its unit, or has had its time, makes a failure of it.
     """
     code = process.exit_code()
+    if code is None and time.monotonic() - started < timeout_seconds:
+        return False
     if code is None:
-        if time.monotonic() - started < timeout_seconds:
-            return None
         process.kill()
-        if not run.is_done(spec):
-            return _fail(run, spec, "timeout", f"ran for {timeout_seconds:g} s without an end")
-    elif not run.is_done(spec):
-        if code < 0:
-            text = f"the process was ended by {signal.Signals(-code).name}"
-            return _fail(run, spec, "killed", text)
-        return _fail(run, spec, "error", f"the process ended with status {code}; see {records.LOG}")
-    return _records(run, spec)
+    if not run.is_done(spec):
+        _fail(run, spec, *_why(code, timeout_seconds))
+    return True
 
 
-def _fail(run: Run, spec: UnitSpec, status: Status, text: str) -> list[Record]:
+def _why(code: int | None, timeout_seconds: float) -> tuple[Status, str]:
+    if code is None:
+        return "timeout", f"ran for {timeout_seconds:g} s without an end"
+    if code < 0:
+        known = {number.value: number.name for number in signal.Signals}
+        return "killed", f"the process was ended by {known.get(-code, f'signal {-code}')}"
+    return "error", f"the process ended with status {code}; see {records.LOG}"
+
+
+def _fail(run: Run, spec: UnitSpec, status: Status, text: str) -> None:
     """Finishes a unit from here, with a record of failure for each case that has no other."""
     folder = _unfinished(run, spec)
     if not folder.exists():
         _prepare(run, spec)
     records.record_failure(folder, spec, status, text)
-    records.write(
-        folder / records.SUMMARY, records.UnitSummary(unit=spec.unit, status=status, error=text)
-    )
+    summary = UnitSummary(unit=spec.unit, status=status, error=text)
+    records.write(folder / records.SUMMARY, summary)
     (folder / records.PROGRESS).unlink(missing_ok=True)
     records.finish_unit(folder)
-    return _records(run, spec)
 
 
-def _records(run: Run, spec: UnitSpec) -> list[Record]:
+def _outcome(run: Run, spec: UnitSpec) -> tuple[UnitSummary, list[Record]]:
     path = run.unit_folder(spec.unit) / records.RECORDS
-    return records.read_lines(path, Record) if path.exists() else []
+    return run.summary(spec.unit), records.read_lines(path, Record) if path.exists() else []
 
 
 def _failed_need(run: Run, spec: UnitSpec) -> str | None:

@@ -32,7 +32,7 @@ class Pair:
 class Effect:
     """The mean of n replicates, made of `pairs`; without an interval `low` and `high` are None.
 
-    A difference in the unit of the values, or, after `as_ratio`, a ratio.
+    A difference, in logarithms or in the unit of the values, or, after `as_ratio`, a ratio.
     """
 
     mean: float
@@ -60,12 +60,6 @@ def paired_ratio(pairs: Iterable[Pair], *, confidence: float = CONFIDENCE) -> Ef
     logs = [math.log(pair.other / pair.base) for pair in found]
     effect = _over_executions(found, logs, confidence)
     return effect and effect.as_ratio()
-
-
-def paired_difference(pairs: Iterable[Pair], *, confidence: float = CONFIDENCE) -> Effect | None:
-    """other - base, in the unit of the values; None without a pair."""
-    found = list(pairs)
-    return _over_executions(found, [pair.other - pair.base for pair in found], confidence)
 
 
 def effect_of(differences: Sequence[float], *, confidence: float = CONFIDENCE) -> Effect:

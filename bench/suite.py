@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import random
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -39,6 +40,8 @@ from dipddpm.config import (
 from dipddpm.sources import OBJECTS, ImageSource
 
 SUITES = Path(__file__).parent / "suites"
+# More would take minutes to plan, and is a slip of the pen.
+MAX_CASES = 20_000
 
 
 class _SuiteFile(BaseModel):
@@ -54,6 +57,7 @@ class _SuiteFile(BaseModel):
 @dataclass(frozen=True)
 class Suite:
     name: str
+    file: str
     title: str
     about: str
     images: str
@@ -98,7 +102,15 @@ def parse(
     base = dict(content.base)
     if seed is not None:
         base["seed"] = seed
-    images = images or content.images
+    if "" in (images, content.images):
+        raise UserError(f"{file}: images must be {OBJECTS!r} or a folder, got ''")
+    if images is None:
+        images = content.images
+        # A folder that a suite names lies beside the suite.
+        if images != OBJECTS:
+            images = str(Path(file).parent / images)
+    if images != OBJECTS:
+        images = str(Path(images).resolve())
 
     cases: dict[tuple[str, int], Case] = {}
     for number, grid in enumerate(content.grid, 1):
@@ -111,7 +123,7 @@ def parse(
             cases[case.case_id, case.repeat] = case
     if not cases:
         raise UserError(f"{file}: grid must name at least one case, got []")
-    return Suite(name, content.title, content.about, images, text, tuple(cases.values()))
+    return Suite(name, file, content.title, content.about, images, text, tuple(cases.values()))
 
 
 def pipeline_config(cases: tuple[Case, ...]) -> PipelineConfig:
@@ -147,7 +159,7 @@ def units(
         try:
             source.check_enough(data.num_images, data.num_held_out)
         except ValueError as error:
-            raise UserError(f"{suite.name}: {error}") from error
+            raise UserError(f"{suite.file}: {error}") from error
         for key, wanted in _priors_of(tuple(group)):
             priors.setdefault(key, {})[wanted.case_id] = wanted
 
@@ -245,14 +257,18 @@ def _combinations(
         if not values:
             raise UserError(f"{where}: {key}: an axis must have at least one value, got []")
         axes[key] = [_checked(key, item, where) for item in values]
+    if (count := math.prod(len(values) for values in axes.values())) > MAX_CASES:
+        raise UserError(f"{where}: its axes must make at most {MAX_CASES} cases, got {count}")
     for point in itertools.product(*axes.values()):
         yield {**fixed, **dict(zip(axes, point, strict=True))}
 
 
 def _case(settings: dict[str, Any], images: str, where: str) -> Case:
     seed, repeat = settings.pop("seed", 0), settings.pop("repeat", 1)
-    if seed < 0 or repeat < 1:
-        raise UserError(f"{where}: seed must be at least 0 and repeat 1, got {seed} and {repeat}")
+    if seed < 0:
+        raise UserError(f"{where}: seed must be at least 0, got {seed}")
+    if repeat < 1:
+        raise UserError(f"{where}: repeat must be at least 1, got {repeat}")
     if "epochs" not in settings:
         raise UserError(f"{where}: epochs: missing, in the grid and in base")
     try:
@@ -306,7 +322,9 @@ def _priors_of(cases: tuple[Case, ...]) -> Iterator[tuple[str, Case]]:
             yield _digest([rest, case.seed]), wanted
         if settings["start_from"] in MADE_OF_PRIORS:
             wanted = _priors_case(
-                case, {"start_from", "task", "num_held_out", *_fields_of(RestorationConfig)}
+                case,
+                {"start_from", "task", "num_held_out", "num_samples"}
+                | _fields_of(RestorationConfig).keys(),
             )
             yield wanted.case_id, wanted
 
@@ -345,7 +363,9 @@ def _train_unit(cases: tuple[Case, ...], needs: tuple[str, ...], **given: Any) -
 def _priors_unit(cases: tuple[Case, ...], **given: Any) -> UnitSpec:
     configs = [pipeline_config((case,)) for case in cases]
     dip, of_target = configs[0].dip, configs[0].train_on in MADE_OF_PRIORS
-    counts = [c.data.num_images if of_target else c.data.num_held_out for c in configs]
+    counts = [
+        c.data.num_images if of_target else c.outcomes[0].sampling.num_samples for c in configs
+    ]
     chunks = {
         (first, min(first + dip.images_per_fit, count))
         for count in counts

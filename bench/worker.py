@@ -26,6 +26,7 @@ from bench.records import Case, Record, Status, UnitSpec, UnitSummary
 from bench.suite import outcome_config, pipeline_config
 from bench.warmup import wake
 from dipddpm.config import Context, OutcomeConfig, guard_rails
+from dipddpm.dip import fit_priors
 from dipddpm.pipeline import Outcome, make_shared_priors, run_pipeline
 from dipddpm.sources import open_source
 
@@ -54,6 +55,8 @@ def main(unfinished: Path, started: float) -> None:
             ),
             spans,
             counter=SharedCounter(unfinished / records.PROGRESS),
+            # A fit just before would speed up the training that follows it in the same process.
+            refused=frozenset({fit_priors}) if spec.kind == "train" else frozenset(),
         )
     status: Status = "ok"
     text = None
@@ -68,7 +71,10 @@ def main(unfinished: Path, started: float) -> None:
     with spans("finish_unit"):
         records.append(unfinished / records.STAGES, ledger.rows.values())
         (unfinished / records.PROGRESS).unlink()
-    spans.seconds.pop("stages", None)  # each row has its own
+    # Each row has its own; what is left is of a stage that failed.
+    failed = spans.seconds.pop("stages", 0.0) - sum(r.seconds or 0.0 for r in ledger.rows.values())
+    if status != "ok":
+        spans.seconds["failed_stage"] = failed
     records.write(
         unfinished / records.SUMMARY,
         UnitSummary(

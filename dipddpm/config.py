@@ -6,11 +6,13 @@ setting by its field alone. The defaults are the corrected protocol at a size fo
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+import types
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 VERSION = "0.1.0"
 
@@ -26,6 +28,41 @@ PriorTarget = Literal["unit", "signed"]
 
 # What is trained on, or started from, that takes a fit of priors to make.
 MADE_OF_PRIORS = frozenset({"dip"})
+
+
+@functools.cache
+def _hints(config: Hashable) -> dict[str, Any]:
+    return get_type_hints(config)
+
+
+def _check_types(config: Any) -> None:
+    """A setting by another name or of another type would silently measure something else."""
+    for name, hint in _hints(type(config)).items():
+        value = getattr(config, name)
+        options = set(get_args(hint)) if get_origin(hint) is types.UnionType else {hint}
+        if value is None and type(None) in options:
+            continue
+        if get_origin(hint) is Literal:
+            if value not in get_args(hint):
+                names = ", ".join(map(str, get_args(hint)))
+                raise ValueError(f"{name} must be one of {names}, got {value!r}")
+        elif float in options:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{name} must be a number, got {value!r}")
+        elif int in options:
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ValueError(f"{name} must be a whole number, got {value!r}")
+        elif hint == tuple[int, ...] and not (
+            isinstance(value, tuple) and all(type(item) is int for item in value)
+        ):
+            raise ValueError(f"{name} must be a tuple of whole numbers, got {value!r}")
+
+
+def _at_most(config: object, maximum: float, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value > maximum:
+            raise ValueError(f"{name} must be at most {maximum}, got {value}")
 
 
 def _at_least(config: object, minimum: float, *names: str) -> None:
@@ -52,7 +89,9 @@ class DataConfig:
     num_held_out: int = 16
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _at_least(self, 11, "image_size")  # the window of ssim
+        _at_most(self, 4096, "image_size")
         _at_least(self, 1, "num_images", "num_held_out")
 
 
@@ -70,6 +109,7 @@ class DIPConfig:
     images_per_fit: int = 16
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _at_least(self, 1, "num_iter", "images_per_fit")
         _above_zero(self, "prior_learning_rate")
 
@@ -85,6 +125,7 @@ class UNetConfig:
     norm_num_groups: int = 8
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _at_least(self, 1, "layers_per_block", "norm_num_groups")
         if not self.block_out_channels:
             raise ValueError("block_out_channels must name at least one level, got ()")
@@ -117,7 +158,9 @@ class NoiseScheduleConfig:
     beta_schedule: BetaSchedule = "linear"
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _at_least(self, 2, "num_train_timesteps")
+        _at_most(self, 100_000, "num_train_timesteps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +175,7 @@ class TrainingConfig:
     ema_decay: float = 0.9999
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _at_least(self, 1, "batch_size")
         _at_least(self, 0, "lr_warmup_steps")
         _above_zero(self, "learning_rate", "max_grad_norm")
@@ -149,6 +193,7 @@ class RestorationConfig:
     blur_sigma: float = 1.0
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _above_zero(self, "degradation_sigma", "blur_sigma")
 
 
@@ -173,6 +218,7 @@ class SamplingConfig:
     restoration: RestorationConfig = RestorationConfig()
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _at_least(self, 1, "num_inference_steps", "num_samples", "t0")
         _at_least(self, 0, "start_image_weight", "start_noise_weight")
         for name in ("start_image_weight", "start_noise_weight"):
@@ -195,6 +241,7 @@ class OutcomeConfig:
     sampling: SamplingConfig = SamplingConfig()
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _at_least(self, 1, "epochs")
 
 
@@ -212,6 +259,7 @@ class PipelineConfig:
     outcomes: tuple[OutcomeConfig, ...] = field(default=(OutcomeConfig(epochs=10),))
 
     def __post_init__(self) -> None:
+        _check_types(self)
         if not self.outcomes:
             raise ValueError("outcomes must name at least one outcome, got ()")
         levels = len(self.unet.block_out_channels) - 1
@@ -292,6 +340,29 @@ def alphas_cumprod(schedule: NoiseScheduleConfig) -> list[float]:
     return products
 
 
+# Where the held-out loss is read. 500 linear steps end at a log-SNR of -5, so the mean that
+# compares schedules is over the others.
+LOG_SNR_LEVELS = (-6.0, -3.0, 0.0, 3.0, 6.0)
+COMMON_LOG_SNR_LEVELS = LOG_SNR_LEVELS[1:]
+_MAX_LOG_SNR_ERROR = 0.25
+
+
+def _log_snr(abar: float) -> float:
+    return math.log(abar / (1 - abar))
+
+
+def nearest_timestep(log_snr: float, schedule: NoiseScheduleConfig) -> int:
+    """The timestep whose log(abar / (1 - abar)) lies nearest to `log_snr`."""
+    abar = alphas_cumprod(schedule)
+    return min(range(len(abar)), key=lambda t: abs(_log_snr(abar[t]) - log_snr))
+
+
+def reaches(log_snr: float, schedule: NoiseScheduleConfig) -> bool:
+    """Whether a timestep of the schedule lies near enough to `log_snr` to be read as that level."""
+    found = _log_snr(alphas_cumprod(schedule)[nearest_timestep(log_snr, schedule)])
+    return abs(found - log_snr) <= _MAX_LOG_SNR_ERROR
+
+
 @dataclass(frozen=True)
 class StartPoint:
     """x_t0 = a S + b eps, at level t0 in 1 .. T: the noise of timestep t0 - 1."""
@@ -358,5 +429,13 @@ def guard_rails(config: PipelineConfig) -> list[str]:
         warnings.append(
             f"lr_warmup_steps = {config.training.lr_warmup_steps} is more than a tenth of the "
             f"shortest milestone's {shortest} steps"
+        )
+    unreached = [
+        f"{level:g}" for level in COMMON_LOG_SNR_LEVELS if not reaches(level, config.schedule)
+    ]
+    if unreached:
+        warnings.append(
+            f"the noise schedule does not reach log-SNR {', '.join(unreached)}: its held-out loss "
+            "is read at other noise levels and compares with no other schedule's"
         )
     return warnings

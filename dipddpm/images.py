@@ -33,10 +33,11 @@ def load(images: TrainingImages, indices: Sequence[int], image_size: int) -> Ten
     """One batch, (B, 3, image_size, image_size) float32 in [-1, 1] on the CPU.
 
     Files are read, decoded and resized at every call; both kinds give the same bits.
+    Raises ValueError, naming the file, if it is no image.
     """
     if isinstance(images, ImageSet):
         return images.pixels[list(indices)]
-    return torch.stack([_decode(images.read(index), image_size) for index in indices])
+    return torch.stack([_decode_file(images, index, image_size) for index in indices])
 
 
 def prepare(images: EncodedImages, image_size: int) -> ImageSet:
@@ -102,6 +103,14 @@ def gaussian_blur(pixels: Tensor, sigma: float, *, truncate: float = 4.0) -> Ten
         )
         pixels = mirrored.unfold(axis, len(kernel), 1) @ kernel
     return pixels
+
+
+def _decode_file(images: EncodedImages, index: int, image_size: int) -> Tensor:
+    """Raises ValueError, naming the file, if it is no image."""
+    try:
+        return _decode(images.read(index), image_size)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{images.name(index)} is no image that can be read: {error}") from error
 
 
 def _decode(data: bytes, image_size: int) -> Tensor:

@@ -11,14 +11,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dipddpm.config import Context, NoiseScheduleConfig, UNetConfig, alphas_cumprod, derive_seed
+from dipddpm.config import (
+    COMMON_LOG_SNR_LEVELS,
+    LOG_SNR_LEVELS,
+    Context,
+    NoiseScheduleConfig,
+    UNetConfig,
+    alphas_cumprod,
+    derive_seed,
+    nearest_timestep,
+    reaches,
+)
 from dipddpm.diffusion import build_unet
 from dipddpm.images import ImageSet, gaussian_blur, seeded_noise
 from dipddpm.sampling import Samples
 from dipddpm.training import TrainedNet
 
 DATA_RANGE = 2.0
-LOG_SNR_LEVELS = (-6.0, -3.0, 0.0, 3.0, 6.0)
 
 
 @dataclass(frozen=True)
@@ -98,12 +107,6 @@ def lag1_autocorrelation(images: Tensor) -> Tensor:
     return torch.where(power > 0, products / 2 / power, 1.0)
 
 
-def nearest_timestep(log_snr: float, schedule: NoiseScheduleConfig) -> int:
-    """The timestep whose log(abar / (1 - abar)) lies nearest to `log_snr`."""
-    abar = alphas_cumprod(schedule)
-    return min(range(len(abar)), key=lambda t: abs(math.log(abar[t] / (1 - abar[t])) - log_snr))
-
-
 def score_net(
     trained: TrainedNet,
     held_out: ImageSet,
@@ -116,31 +119,33 @@ def score_net(
 
     The noise of an image depends on the seed, the level and its place alone, so arms and schedules
     compare on the same noise. eps loss: mean (eps_hat - eps)^2; x0 loss: the same error in x_0.
+    A level that the schedule does not reach has no score; `eps_loss` is the mean over the levels
+    that schedules have in common.
     """
     device = torch.device(context.device)
     model = build_unet(unet, image_size, context.seed).to(device).eval().requires_grad_(False)
     model.load_state_dict(trained.ema_weights)
     abar = alphas_cumprod(schedule)
     clean = held_out.pixels.to(device)
-    losses = {}
+    values, in_mean = {}, []
     for level in LOG_SNR_LEVELS:
         t = nearest_timestep(level, schedule)
+        snr = abar[t] / (1 - abar[t])
         noise = seeded_noise(clean.shape, context.seed, "held-out loss", str(level)).to(device)
         noisy = math.sqrt(abar[t]) * clean + math.sqrt(1 - abar[t]) * noise
         with torch.no_grad():
             eps = torch.cat([model(x, t).sample for x in noisy.split(16)])
-        losses[level] = (eps - noise).square().mean(dim=(1, 2, 3)).double().cpu()
-    values = {}
-    for level, loss in losses.items():
-        snr = abar[t := nearest_timestep(level, schedule)] / (1 - abar[t])
-        values[f"eps_loss_at_log_snr_{level:g}"] = loss.mean().item()
-        # x_0_hat - x_0 = -(eps_hat - eps) / sqrt(SNR)
-        values[f"x0_loss_at_log_snr_{level:g}"] = loss.mean().item() / snr
-    mean_loss = torch.stack(list(losses.values())).mean(0)
+        loss = (eps - noise).square().mean(dim=(1, 2, 3)).double().cpu()
+        if reaches(level, schedule):
+            values[f"eps_loss_at_log_snr_{level:g}"] = loss.mean().item()
+            # x_0_hat - x_0 = -(eps_hat - eps) / sqrt(SNR)
+            values[f"x0_loss_at_log_snr_{level:g}"] = loss.mean().item() / snr
+        if level in COMMON_LOG_SNR_LEVELS:
+            in_mean.append(loss)
+    mean_loss = torch.stack(in_mean).mean(0)
     values["eps_loss"] = mean_loss.mean().item()
-    values["train_loss_last_epoch"] = (
-        trained.losses[-(trained.num_steps // trained.epochs) :].mean().item()
-    )
+    last_epoch = trained.losses[-(trained.num_steps // trained.epochs) :]
+    values["train_loss_last_epoch"] = last_epoch.mean().item()
     return Scores(values, {"eps_loss": mean_loss})
 
 

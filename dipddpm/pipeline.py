@@ -146,7 +146,7 @@ def make_start(
         return None
     images = degraded
     if sampling.start_from in MADE_OF_PRIORS:
-        images = make_priors(degraded, config.data.num_held_out, config, context, stages=stages)
+        images = make_priors(degraded, sampling.num_samples, config, context, stages=stages)
     make = STARTS[sampling.start_from]
     return images if make is None else stages(make, images, sampling.restoration, context)
 

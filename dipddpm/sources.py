@@ -38,6 +38,10 @@ class EncodedImages:
     def __getitem__(self, part: slice) -> EncodedImages:
         return EncodedImages(self.files[part])
 
+    def name(self, index: int) -> str:
+        file = self.files[index]
+        return f"image {index}" if isinstance(file, bytes) else str(file)
+
     def read(self, index: int) -> bytes:
         file = self.files[index]
         return file if isinstance(file, bytes) else file.read_bytes()

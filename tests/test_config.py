@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -330,3 +331,39 @@ def test_settings_and_sources_load_without_torch(module: str) -> None:
     code = f"import sys, {module}; print('torch' in sys.modules, 'diffusers' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "value"),
+    [
+        (PipelineConfig, "train_on", "DIP"),
+        (PipelineConfig, "loader", "decoding"),
+        (DIPConfig, "prior_target", "sign"),
+        (DIPConfig, "prior_learning_rate", "1e-3"),
+        (DIPConfig, "num_iter", 2.0),
+        (NoiseScheduleConfig, "beta_schedule", "cosine"),
+        (SamplingConfig, "sampler", "DDIM"),
+        (SamplingConfig, "task", "restoration"),
+        (SamplingConfig, "start_from", None),
+        (SamplingConfig, "t0", 2.5),
+        (SamplingConfig, "start_image_weight", "1"),
+        (SamplingConfig, "num_samples", True),
+        (OutcomeConfig, "epochs", 1.5),
+        (UNetConfig, "block_out_channels", [16, 32]),
+        (UNetConfig, "attention_levels", (1.0,)),
+        (DataConfig, "image_size", 5000),
+        (NoiseScheduleConfig, "num_train_timesteps", 10**12),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_not_read_as_the_default(
+    config: Any, field: str, value: object
+) -> None:
+    # In the library there is no suite file whose types were checked before.
+    with pytest.raises(ValueError, match=rf"^{field} must be .*{re.escape(str(value))}"):
+        config(**{field: value})
+
+
+def test_optional_settings_may_be_none_and_numbers_whole() -> None:
+    sampling = SamplingConfig(t0=None, start_image_weight=None)
+    assert (sampling.t0, sampling.start_image_weight) == (None, None)
+    assert TrainingConfig(learning_rate=1).learning_rate == 1

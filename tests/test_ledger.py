@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,25 @@ from bench.artifacts import Artifacts
 from bench.ledger import BookingLedger, MeasuringLedger
 from bench.meters import Spans
 from bench.suite import pipeline_config
-from dipddpm.config import Context, DIPConfig, PipelineConfig, RestorationConfig
+from dipddpm import dip as dip_module
+from dipddpm.config import (
+    Context,
+    DIPConfig,
+    NoiseScheduleConfig,
+    PipelineConfig,
+    RestorationConfig,
+    SamplingConfig,
+    TrainingConfig,
+    UNetConfig,
+)
 from dipddpm.dip import fit_priors, join
-from dipddpm.images import ImageSet, blur, degrade, prepare, take
+from dipddpm.images import ImageSet, blur, degrade, encode, prepare, take
+from dipddpm.metrics import score_anchors, score_generation, score_net, score_restoration
 from dipddpm.pipeline import Outcome, run_pipeline
+from dipddpm.sampling import sample
 from dipddpm.sources import open_source
-from dipddpm.training import TrainedNet
+from dipddpm.training import TrainedNet, train_ddpm
+from tests.test_meters import FakeTime
 from tests.toy import toy_units
 
 SOURCE = open_source("objects")
@@ -91,6 +106,140 @@ def test_a_key_is_function_settings_seed_and_parents(tmp_path: Path) -> None:
     }
     assert len(different) == 5
     assert key(SOURCE.held_out[:4], 16, function=prepare) == ledger.key_of(images)
+
+
+@dataclass
+class Call:
+    """A stage with arguments, and for each of them another value."""
+
+    function: Any
+    arguments: dict[str, Any]
+    others: dict[str, Any]
+
+
+def every_stage(ledger: BookingLedger) -> list[Call]:
+    files, images = SOURCE.train[:4], ledger(prepare, SOURCE.train[:4], 16)
+    other_images = ledger(prepare, SOURCE.train[4:8], 16)
+    unet, other_unet = UNetConfig(), UNetConfig(layers_per_block=2)
+    schedule, other_schedule = NoiseScheduleConfig(), NoiseScheduleConfig(num_train_timesteps=999)
+    training, sampling = TrainingConfig(), SamplingConfig()
+    context, other_context = Context(seed=1), Context(seed=2)
+
+    def train(epochs: int) -> Any:
+        return ledger(train_ddpm, images, 16, unet, schedule, training, context, epochs=epochs)
+
+    def drawn(steps: int) -> Any:
+        config = SamplingConfig(num_inference_steps=steps)
+        return ledger(sample, train(1), None, 16, unet, schedule, config, context)
+
+    def fitted(first: int) -> Any:
+        return ledger(fit_priors, images, DIPConfig(), context, first_index=first)
+
+    shared = {"image_size": 16, "unet": unet, "schedule": schedule, "context": context}
+    shared_others = {"image_size": 17, "unet": other_unet, "schedule": other_schedule,
+                     "context": other_context}  # fmt: skip
+    restoration, other_restoration = RestorationConfig(), RestorationConfig(blur_sigma=2)
+    recipe = {"images": images, "restoration": restoration, "context": context}
+    recipe_others = {"images": other_images, "restoration": other_restoration,
+                     "context": other_context}  # fmt: skip
+    return [
+        Call(prepare, {"images": files, "image_size": 16},
+             {"images": SOURCE.train[:5], "image_size": 17}),
+        Call(take, {"images": images, "first": 0, "last": 2},
+             {"images": other_images, "first": 1, "last": 3}),
+        Call(encode, {"images": images, "like": files},
+             {"images": other_images, "like": SOURCE.train[4:8]}),
+        Call(degrade, recipe, recipe_others),
+        Call(blur, recipe, recipe_others),
+        Call(fit_priors,
+             {"images": images, "dip": DIPConfig(), "context": context, "first_index": 0},
+             {"images": other_images, "dip": DIPConfig(num_iter=7), "context": other_context,
+              "first_index": 1}),
+        Call(train_ddpm,
+             {"images": images, "training": training, "epochs": 2, "resume_from": train(1),
+              **shared},
+             {"images": other_images, "training": TrainingConfig(batch_size=7), "epochs": 3,
+              "resume_from": None, **shared_others}),
+        Call(sample, {"trained": train(1), "start": images, "sampling": sampling, **shared},
+             {"trained": train(2), "start": None, "sampling": SamplingConfig(num_samples=3),
+              **shared_others}),
+        Call(score_net, {"trained": train(1), "held_out": images, **shared},
+             {"trained": train(2), "held_out": other_images, **shared_others}),
+        Call(score_generation, {"samples": drawn(5), "references": images},
+             {"samples": drawn(6), "references": other_images}),
+        Call(score_restoration, {"samples": drawn(5), "originals": images, "degraded": images},
+             {"samples": drawn(6), "originals": other_images, "degraded": other_images}),
+        Call(score_anchors, {"references": images, "held_out": images, "context": context},
+             {"references": other_images, "held_out": other_images, "context": other_context}),
+    ]  # fmt: skip
+
+
+def test_every_argument_of_every_stage_is_in_its_key() -> None:
+    ledger = BookingLedger()
+    for call in every_stage(ledger):
+        key = ledger.key_of(ledger(call.function, **call.arguments))
+        assert call.arguments.keys() == inspect.signature(call.function).parameters.keys()
+        for name, other in call.others.items():
+            changed = {**call.arguments, name: other}
+            where = f"{call.function.__name__}({name})"
+            assert ledger.key_of(ledger(call.function, **changed)) != key, where
+            parents = ledger.rows[ledger.key_of(ledger(call.function, **changed))].parents
+            wanted = [v for v in changed.values() if id(v) in ledger._key_of]
+            assert sorted(parents) == sorted(ledger.key_of(value) for value in wanted), where
+    called = {call.function for call in every_stage(BookingLedger())}
+    stages = {row.function for row in ledger.rows.values()}
+    assert {function.__name__ for function in called} == stages
+
+
+def test_a_stage_is_warmed_first_and_the_clock_starts_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = FakeTime(monkeypatch)
+    calls: list[str] = []
+
+    def stage(steps: int) -> ImageSet:
+        calls.append(f"stage {steps}")
+        time.pass_by(5)
+        return ImageSet(torch.zeros(1, 3, 2, 2))
+
+    def warm(function: Any, args: Any, kwargs: Any) -> None:
+        assert (function, args, kwargs) == (stage, (3,), {})
+        calls.append("warm")
+        time.pass_by(11)
+
+    spans = Spans()
+    artifacts = Artifacts(tmp_path, {}, keep_all=True, keep_checkpoints=False)
+    ledger = MeasuringLedger("unit", "cpu", artifacts, spans, warm=warm)
+    ledger(stage, 3)
+    (row,) = ledger.rows.values()
+    assert calls == ["warm", "stage 3"]
+    assert row.seconds == 5
+    assert (spans.seconds["warm_up"], spans.seconds["stages"]) == (11, 5)
+
+
+def test_the_ledger_of_a_worker_warms_up_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = new_ledger(tmp_path)
+    images = ledger(prepare, SOURCE.train[:2], 16)
+    warmed: list[int] = []
+    fit = dip_module.fit
+
+    def watched_fit(*args: Any, **kwargs: Any) -> Any:
+        warmed.append(kwargs["num_iter"])
+        return fit(*args, **kwargs)
+
+    monkeypatch.setattr(dip_module, "fit", watched_fit)
+    ledger(fit_priors, images, DIPConfig(num_iter=9), Context())
+    assert warmed == [3, 9]
+
+
+def test_what_belongs_to_another_unit_is_not_performed(tmp_path: Path) -> None:
+    artifacts = Artifacts(tmp_path, {}, keep_all=True, keep_checkpoints=False)
+    refusing = MeasuringLedger("unit", "cpu", artifacts, Spans(), refused=frozenset({fit_priors}))
+    images = refusing(prepare, SOURCE.train[:2], 16)
+    with pytest.raises(RuntimeError, match="fit_priors belongs to a unit of its own"):
+        refusing(fit_priors, images, DIPConfig(num_iter=1), Context())
 
 
 def test_images_at_the_root_go_by_content(tmp_path: Path) -> None:

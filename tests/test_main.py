@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import dryrun
 from bench.__main__ import main
 from dipddpm.config import VERSION
-from tests.toy import NUM_CASES, SUITE
+from dipddpm.sources import bundled_objects, open_source
+from tests.toy import NUM_CASES, SUITE, toy_units
 
 ROOT = Path(__file__).parents[1]
 
@@ -101,6 +103,27 @@ def test_a_folder_without_enough_images(
     refuse(capsys, tmp_path, arguments, "num_images must be at most 3", "got 4")
 
 
+def test_a_name_too_long_and_a_time_that_is_none(
+    capsys: pytest.CaptureFixture[str], toy: Path, tmp_path: Path
+) -> None:
+    refuse(
+        capsys, tmp_path, ["run", str(toy), "--out", str(tmp_path / ("x" * 300))], "--out", "xxx"
+    )
+    for seconds in ("-1", "0", "nan", "soon"):
+        arguments = ["run", str(toy), "--out", str(tmp_path / "run"), "--timeout", seconds]
+        refuse(capsys, tmp_path, arguments, "--timeout", f"'{seconds}'")
+    refuse(capsys, tmp_path, ["run", str(toy), "--images", ""], "images", "''")
+    refuse(capsys, tmp_path, ["run", str(toy), "--see", "3"], "--see")
+
+
+def test_what_is_said_of_bad_input_is_one_line(toy: Path) -> None:
+    for arguments in (["run", "quick", "--device", "tpu"], ["run"], ["walk"]):
+        done = bench(*arguments)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    toy.write_text(SUITE + '[[grid]]\n"a\\nb" = 3\n')
+    assert bench("run", toy).stderr.count("\n") == 1
+
+
 def test_an_unwritable_output_folder(toy: Path) -> None:
     if not hasattr(sys, "getuid") and sys.platform == "win32":
         pytest.skip("folder permissions are of another kind on Windows")
@@ -169,9 +192,61 @@ def test_a_run_from_start_to_clean(toy: Path, tmp_path: Path) -> None:
     assert after.keys() == before.keys()
     assert {name for name in after if after[name] != before[name]} == {one.name}
 
-    (units / "left.part").mkdir()
+    checkpoint = units / "left.part" / "artifacts" / "k.ema.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"")
     assert bench("clean", out).returncode == 0
     assert not (units / "left.part").exists()
     assert bench("status", "--quiet", out).returncode == 0
     assert bench("clean", "--all", out).returncode == 0
     assert not out.exists()
+
+
+def test_resume_refuses_what_is_not_what_it_began_with(tmp_path: Path) -> None:
+    """Other images or other sources, and nothing is set aside before the refusal."""
+    source = bundled_objects()
+    pictures, out = tmp_path / "my pictures", tmp_path / "my run"
+    pictures.mkdir()
+    for i in range(6):
+        (pictures / f"{i}.webp").write_bytes(source.train.read(i))
+    toy = tmp_path / "toy.toml"
+    grid = "[[grid]]\nnum_images = 4\nnum_held_out = 1\nepochs = 1\n"
+    toy.write_text(SUITE[: SUITE.index("[[grid]]")] + grid)
+    arguments = ("run", toy, "--images", pictures, "--out", out, "--timeout", "0.01")
+    done = bench(*arguments)
+    assert done.returncode == 1, done.stderr
+    before = everything_below(out)
+
+    (pictures / "0.webp").write_bytes(source.train.read(7))
+    refused = bench("resume", "--retry-failed", out)
+    assert refused.returncode == 2
+    assert "images" in refused.stderr and refused.stderr.count("\n") == 1
+    assert everything_below(out) == before
+
+    (pictures / "0.webp").write_bytes(source.train.read(0))
+    # The checkout with one more line in it, in the place of the one that began the run.
+    other = tmp_path / "other"
+    other.mkdir()
+    for package in ("dipddpm", "bench"):
+        shutil.copytree(ROOT / package, other / package)
+    with (other / "dipddpm" / "arms.py").open("a") as arms:
+        arms.write("# changed\n")
+    refused = bench("resume", "--retry-failed", out, cwd=other)
+    assert refused.returncode == 2
+    assert "sources" in refused.stderr
+    assert everything_below(out) == before
+
+    resumed = bench("resume", "--retry-failed", out)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"reports build '{out}'" in resumed.stdout
+
+
+def test_the_stages_of_a_dry_run() -> None:
+    units = toy_units()
+    alone, shared = dryrun.book(units, open_source("objects"))
+    # 6 and 4 images in chunks of 4: one whole and a rest of 2, which is no chunk of the other.
+    assert shared["fit_priors"] == 2 + 1
+    # Each of the 4 nets has two milestones; alone, the second rests on the first.
+    assert (shared["train_ddpm"], alone["train_ddpm"]) == (8, 4 * (1 + 2) + 4 * 2)
+    assert shared["sample"] == alone["sample"] == NUM_CASES
+    assert alone["fit_priors"] == 2 * (1 + 2) + 1

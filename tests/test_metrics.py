@@ -12,20 +12,20 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from dipddpm.config import (
+    LOG_SNR_LEVELS,
     BetaSchedule,
     Context,
     NoiseScheduleConfig,
     UNetConfig,
     alphas_cumprod,
+    nearest_timestep,
 )
 from dipddpm.diffusion import build_unet
 from dipddpm.images import ImageSet, gaussian_blur, prepare, take
 from dipddpm.metrics import (
-    LOG_SNR_LEVELS,
     all_pairs_psnr,
     all_pairs_ssim,
     lag1_autocorrelation,
-    nearest_timestep,
     psnr,
     score_anchors,
     score_generation,
@@ -309,12 +309,35 @@ def test_the_held_out_loss_is_a_plain_loop(
         got = scores.values
         assert got[f"eps_loss_at_log_snr_{level:g}"] == pytest.approx(np.mean(eps_errors), rel=1e-5)
         assert got[f"x0_loss_at_log_snr_{level:g}"] == pytest.approx(np.mean(x0_errors), rel=1e-5)
-        eps_losses.append(eps_errors)
+        if level != -6:  # 500 linear steps do not reach it
+            eps_losses.append(eps_errors)
     per_image = np.mean(eps_losses, axis=0)
     assert np.allclose(scores.per_image["eps_loss"].numpy(), per_image, rtol=1e-5)
     assert scores.values["eps_loss"] == pytest.approx(per_image.mean(), rel=1e-5)
     assert scores.values["train_loss_last_epoch"] == 1.5
     assert len(scores.values) == 12
+
+
+def test_a_level_that_is_not_reached_has_no_score(
+    objects: ImageSource, tiny_unet: UNetConfig, untrained: TrainedNet
+) -> None:
+    held_out = prepare(objects.held_out[:4], 16)
+
+    def scores(total: int) -> dict[str, float]:
+        schedule = NoiseScheduleConfig(num_train_timesteps=total)
+        return score_net(untrained, held_out, 16, tiny_unet, schedule, Context()).values
+
+    assert set(scores(1000)) - set(scores(500)) == {
+        "eps_loss_at_log_snr_-6",
+        "x0_loss_at_log_snr_-6",
+    }
+    # 50 linear steps miss -3 and 0 too: their mean is read elsewhere, of which the config warns.
+    few = scores(50)
+    assert {name for name in few if name.startswith("eps_loss_at")} == {
+        "eps_loss_at_log_snr_3",
+        "eps_loss_at_log_snr_6",
+    }
+    assert few["eps_loss"] > 0
 
 
 def test_schedules_compare_on_the_same_noise(

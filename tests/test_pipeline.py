@@ -45,7 +45,7 @@ CONFIGS = tuple(
 
 def restore(start_from: StartFrom, **settings: Any) -> SamplingConfig:
     return SamplingConfig(
-        task="restore", start_from=start_from, num_samples=2, num_inference_steps=2, **settings
+        task="restore", start_from=start_from, num_samples=3, num_inference_steps=2, **settings
     )
 
 
@@ -253,7 +253,7 @@ def test_every_start_works_and_gives_finite_scores(
         "noise",
     }
     for outcome in outcomes:
-        assert outcome.samples.images.shape == (2, 3, 16, 16)
+        assert outcome.samples.images.shape == (outcome.sampling.num_samples, 3, 16, 16)
         assert outcome.samples.images.abs().max() <= 1
         names = [name for scores in outcome.scores for name in scores.values]
         assert len(names) == len(set(names)) > 20

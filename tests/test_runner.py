@@ -15,3 +15,11 @@ def test_a_slot_for_each_gpu_under_the_names_the_user_gave(monkeypatch: pytest.M
     assert visible(2) == ["3", "1"]
     # On a CPU one worker at a time, whatever there is.
     assert [slot.environment for slot in runner._slots("cpu", 8)] == [{}]
+
+
+def test_every_signal_has_a_word() -> None:
+    assert runner._why(-9, 1) == ("killed", "the process was ended by SIGKILL")
+    # Linux has signals that Python has no name for.
+    assert runner._why(-40, 1) == ("killed", "the process was ended by signal 40")
+    assert runner._why(None, 2.5) == ("timeout", "ran for 2.5 s without an end")
+    assert runner._why(3, 1)[0] == "error"

@@ -119,6 +119,10 @@ def test_case_ids_are_the_settings() -> None:
         ("[[grid]]\nepochs = 1\nrepeat = 0\n", ["repeat", "0"]),
         ("", ["grid"]),
         ("grid = []\n", ["grid", "[]"]),
+        (
+            "[[grid]]\nepochs = [" + "1," * 200 + "]\nseed = [" + "1," * 200 + "]\n",
+            ["grid 1", "20000", "40000"],
+        ),
         ("grid = 3\n", ["grid", "3"]),
         ("colour = 'red'\n[[grid]]\nepochs = 1\n", ["colour", "'red'"]),
         ("[[grid]\n", ["my.toml"]),
@@ -148,9 +152,15 @@ def test_seed_and_images_replace_what_the_suite_says(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(HEAD + "[base]\nseed = 3\n[[grid]]\nepochs = 1\n")
     assert suite.load(str(path)).cases[0].seed == 3
+    # A folder is kept by its whole path: a worker or a `resume` may run elsewhere.
     replaced = suite.load(str(path), seed=9, images="elsewhere")
     assert replaced.cases[0].seed == 9
-    assert replaced.cases[0].settings["images"] == "elsewhere"
+    assert replaced.cases[0].settings["images"] == str(Path.cwd() / "elsewhere")
+    path.write_text(HEAD + "images = 'pictures'\n[[grid]]\nepochs = 1\n")
+    assert suite.load(str(path)).images == str(tmp_path / "pictures")
+    assert suite.load(str(path), images=OBJECTS).images == OBJECTS
+    with pytest.raises(UserError, match="images must be 'objects' or a folder, got ''"):
+        suite.load(str(path), images="")
 
 
 def test_units_hold_every_case_once_and_share_nets_and_priors() -> None:

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import display, records
 from bench.engines import Engine, ForkserverEngine, Process, SubprocessEngine
 from bench.records import Record, Run, StageRow, UnitSpec
+from bench.worker import is_out_of_memory
 from dipddpm.sources import bundled_objects, image_folder
-from tests.toy import NUM_CASES, SUITE, new_run, run_all
+from tests.toy import NUM_CASES, SUITE, new_run, run_all, toy_units
 
 # A smaller toy for what pays the import of torch in every process.
 ONE_OF_EACH = SUITE.replace("num_images = [4, 6]", "num_images = 4").replace(
@@ -76,9 +78,11 @@ def test_rows_and_overhead_sum_to_the_life_of_the_process(run: Run) -> None:
         stages = sum(row.seconds or 0 for row in rows if row.unit == summary.unit)
         assert summary.process_seconds is not None
         named = stages + sum(summary.overhead_seconds.values())
-        assert named == pytest.approx(summary.process_seconds, rel=0.02)
+        # The slack in seconds is for a process that is put aside between two spans.
+        assert named == pytest.approx(summary.process_seconds, rel=0.02, abs=0.05)
 
 
+@pytest.mark.truth
 def test_the_life_of_the_process_is_what_is_seen_from_outside(run: Run, engine: Timed) -> None:
     for summary in run.summaries():
         # The last file a worker writes before it renames its folder.
@@ -168,7 +172,8 @@ def test_a_failure_is_a_record_and_the_grid_goes_on(
             # One unit makes the priors of both sizes: its dependents fail with it.
             assert record.status == "error"
             assert record.error is not None
-            assert "UnidentifiedImageError" in record.error or "which failed" in record.error
+            named = "is no image" in record.error and ".webp" in record.error
+            assert named or "which failed" in record.error
             assert record.scores == {}
         else:
             assert record.status == "ok"
@@ -190,14 +195,67 @@ def test_a_spec_is_what_the_worker_ran(run: Run) -> None:
 
 
 def test_a_unit_past_its_time_is_ended(engine: Timed, tmp_path: Path) -> None:
-    text = SUITE[: SUITE.index("[[grid]]")] + (
-        "[[grid]]\nnum_images = 4\nepochs = [1, 100000]\n[[grid]]\nnum_images = 6\nepochs = 1\n"
-    )
+    text = SUITE[: SUITE.index("[[grid]]")] + "[[grid]]\nnum_images = 4\nepochs = [1, 100000]\n"
     run = new_run(tmp_path / "run", engine, text)
-    run_all(run, engine, timeout_seconds=4)
-    statuses: dict[object, list[str]] = {record.settings["epochs"]: [] for record in run.records()}
+    run_all(run, engine, timeout_seconds=0.01)
+    assert [record.status for record in run.records()] == ["timeout", "timeout"]
+    (summary,) = run.summaries()
+    assert summary.status == "timeout"
+    assert summary.error is not None and "0.01 s" in summary.error
+    assert run.missing() == []
+
+
+def test_a_score_that_is_no_number_has_a_status(tmp_path: Path) -> None:
+    from bench.artifacts import Artifacts
+    from bench.ledger import MeasuringLedger
+    from bench.meters import Spans
+    from bench.suite import pipeline_config
+    from bench.worker import _record
+    from dipddpm.config import Context
+    from dipddpm.metrics import Scores
+    from dipddpm.pipeline import run_pipeline
+
+    spec = next(unit for unit in toy_units() if unit.kind == "train" and not unit.needs)
+    artifacts = Artifacts(tmp_path, {}, keep_all=False, keep_checkpoints=False)
+    ledger = MeasuringLedger("unit", "cpu", artifacts, Spans())
+    config = pipeline_config(spec.cases)
+    outcome = next(run_pipeline(config, bundled_objects(), Context(), stages=ledger))
+    assert _record(spec.cases[0], outcome, spec, ledger, ()).status == "ok"
+    outcome.scores[0].values["eps_loss"] = float("nan")
+    record = _record(spec.cases[0], outcome, spec, ledger, ("careful",))
+    assert (record.status, record.error) == ("nan", "not a number: eps_loss")
+    assert record.warnings == ("careful",)
+    assert isinstance(outcome.scores[0], Scores)
+
+
+def test_out_of_memory_is_told_from_other_errors() -> None:
+    with pytest.raises(RuntimeError) as failed:
+        torch.empty(2**60)
+    assert is_out_of_memory(failed.value)
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError())
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
+
+
+def test_the_bill_of_a_run_counts_what_was_shared_once(run: Run) -> None:
+    executed = {(row.unit, row.key): row.seconds or 0 for row in run.stage_rows() if row.executed}
+    did = sum(executed.values())
+    needs = {spec.unit: spec.needs for spec in run.plan.units}
+    alone = 0.0
     for record in run.records():
-        statuses[record.settings["epochs"]].append(record.status)
-    # What was there before the time was up stays.
-    assert statuses == {1: ["ok", "ok"], 100000: ["timeout"]}
-    assert run.summary(next(r.unit for r in run.records() if r.status == "timeout")).error
+        for key in record.stages:
+            # Its own, or what the one unit that made it for this one took; no other unit's.
+            owners = [record.unit, *needs[record.unit]]
+            (cost,) = (executed[unit, key] for unit in owners if (unit, key) in executed)
+            alone += cost
+    assert alone > did
+    assert f"({did / alone:.2f} of it)" in display.bill(run)
+
+
+def test_a_failed_unit_of_priors_is_not_called_ok(
+    engine: Timed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_all(new_run(tmp_path / "run", engine), engine, timeout_seconds=0.01)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "] priors-" in line]
+    assert len(lines) == len(priors_of(run)) == 2
+    assert all(line.endswith("timeout") for line in lines)
