@@ -37,7 +37,7 @@ def _hints(config: Hashable) -> dict[str, Any]:
 
 def _check_types(config: Any) -> None:
     """A setting by another name or of another type would silently measure something else."""
-    for name, hint in _hints(type(config)).items():
+    for name, hint in _hints(config.__class__).items():
         value = getattr(config, name)
         options = set(get_args(hint)) if get_origin(hint) is types.UnionType else {hint}
         if value is None and type(None) in options:

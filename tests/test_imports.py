@@ -37,9 +37,9 @@ TORCH_FREE = [
 
 def modules(package: str) -> dict[str, Path]:
     found = {}
-    for path in sorted((ROOT / package).glob("*.py")):
-        name = package if path.stem == "__init__" else f"{package}.{path.stem}"
-        found[name] = path
+    for path in sorted((ROOT / package).rglob("*.py")):
+        words = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(words[:-1] if words[-1] == "__init__" else words)] = path
     return found
 
 

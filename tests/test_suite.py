@@ -233,5 +233,12 @@ def test_too_few_images_are_refused() -> None:
         toy_units(HEAD + "[[grid]]\nepochs = 1\nnum_held_out = 275\n")
 
 
+def test_the_report_knows_what_a_training_run_does_not_depend_on() -> None:
+    # reports may not import bench.suite, so it keeps a list of its own.
+    from reports.tables import OUTCOME_SETTINGS
+
+    assert OUTCOME_SETTINGS == suite.OUTCOME_FIELDS.keys()
+
+
 def test_a_context_is_not_a_setting() -> None:
     assert not {field for field in vars(Context()) if field != "seed"} & set(suite.FIELDS)
