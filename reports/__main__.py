@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import sys
 
 from bench.records import UserError
@@ -20,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m reports", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"dipddpm {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     text = "write report.html, results.csv and results.parquet into a run's folder"
     command = commands.add_parser(
@@ -27,6 +29,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("run", metavar="RUN", help="a path, or a name under runs/")
     return parser
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("dipddpm")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def build(name: str) -> int:

@@ -89,12 +89,16 @@ Block = Table | Figure | Pictures | Text | Note | Code | Listing
 
 @dataclass(frozen=True)
 class Section:
-    """finding: one computed sentence that says what was found, or what is missing."""
+    """finding: one computed sentence that says what was found, or what is missing.
+
+    lead: what has to be known before the finding
+    """
 
     id: str
     title: str
     finding: str
     blocks: Sequence[Block] = ()
+    lead: str = ""
 
 
 def raw(value: Value) -> Cell:

@@ -120,16 +120,3 @@ def suite_of(rows: Iterable[PublishedRow]) -> str:
 
 def _toml(value: str | int) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
-
-
-# The claims, with the strength that the publication itself gave them.
-CLAIMS = (
-    ("More epochs give a higher PSNR", "one pair (10 against 20 epochs, 1000 images)"),
-    ("Training on DIP outputs takes less time", "six pairs, sign-flip p 0.031"),
-    ("DIP has the higher PSNR at 100 images, 30 epochs", "two pairs; over all six 0.07 dB, p 0.75"),
-    ("Without DIP is better at 500 images", "two pairs"),
-    ("Fewer timesteps: shorter and worse", "four pairs, smallest p 0.125"),
-    ("squaredcos_cap_v2 is better than linear and slower", "two pairs"),
-    ("A start from a DIP needs fewer denoising steps", "theory, nothing measured"),
-    ("Making the priors takes much time", "no figure"),
-)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,13 +17,16 @@ from reports.tables import (
     Quantity,
     cell,
     distinct,
+    last_in_common,
     matched,
     outcomes,
     run_cell,
-    training_runs,
     values,
 )
-from reports.words import schedule
+from reports.words import listed, schedule
+
+# What every noise schedule reaches, in words.
+LOSS_LEVELS = "the log-SNR levels \N{MINUS SIGN}3, 0, 3 and 6"
 
 
 def per_image(outcome: Outcome) -> float | None:
@@ -31,7 +35,7 @@ def per_image(outcome: Outcome) -> float | None:
 
 
 def eps_loss(outcome: Outcome) -> float | None:
-    """Held-out denoising loss, mean over the log-SNR levels; None if it has left all bounds."""
+    """Held-out denoising loss, mean over LOSS_LEVELS; None if it has left all bounds."""
     loss = outcome.score("eps_loss")
     return loss if loss is not None and 0 < loss < math.inf else None
 
@@ -39,8 +43,9 @@ def eps_loss(outcome: Outcome) -> float | None:
 PER_IMAGE = Quantity("training s an image", per_image)
 TRAIN_SECONDS = Quantity("training seconds", lambda outcome: outcome.group_seconds("train"))
 TOTAL_SECONDS = Quantity("total seconds", lambda outcome: outcome.total_seconds, shared=True)
-EPS_LOSS = Quantity("held-out loss", eps_loss, same_for_loaders=True)
+EPS_LOSS = Quantity("held-out loss", eps_loss, same_for_loaders=True, of_seeds=True)
 
+Arm = tuple[str, str]
 
 # What may differ between restorations that are compared.
 HOW_RESTORED = (
@@ -56,12 +61,12 @@ HOW_RESTORED = (
 class Reference:
     """The cell in which the arms are shown side by side.
 
-    arms: the last outcome of the training run of each (train_on, loader), without repeats
+    arms: an outcome of each (train_on, loader), all after the same epochs, without repeats
     """
 
     words: str
     key: str
-    arms: dict[tuple[str, str], Outcome]
+    arms: dict[Arm, Outcome]
 
 
 @dataclass(frozen=True)
@@ -99,11 +104,6 @@ class Report:
                 sets.setdefault(cell(outcome, *HOW_RESTORED), []).append(outcome)
         return max(sets.values(), key=len, default=[])
 
-    @cached_property
-    def runs(self) -> list[Outcome]:
-        """The last generation of each training run."""
-        return training_runs(self.generated)
-
     @property
     def how_to_get(self) -> str:
         """The command that makes outcomes which this run has not."""
@@ -114,42 +114,22 @@ class Report:
         return "python -m bench run quick"
 
     def pairs(
-        self,
-        quantity: Quantity,
-        factor: str,
-        base: Setting,
-        other: Setting,
-        *,
-        of_runs: bool = True,
+        self, quantity: Quantity, factor: str, base: Setting, other: Setting
     ) -> list[Matched]:
-        """Training runs, or single outcomes, that differ in one factor."""
-        if of_runs:
-            return matched(distinct(self.runs, quantity), factor, base, other, where=run_cell)
-        return matched(distinct(self.generated, quantity), factor, base, other, where=cell)
-
-    def ratio(
-        self,
-        quantity: Quantity,
-        factor: str,
-        base: Setting,
-        other: Setting,
-        *,
-        of_runs: bool = True,
-    ) -> Effect | None:
-        """other / base over all pairs; None without one."""
-        return paired_ratio(self.pair_values(quantity, factor, base, other, of_runs=of_runs))
+        """Training runs that differ in one factor, each pair after as many epochs on both sides."""
+        return last_in_common(matched(distinct(self.generated, quantity), factor, base, other))
 
     def pair_values(
-        self,
-        quantity: Quantity,
-        factor: str,
-        base: Setting,
-        other: Setting,
-        *,
-        of_runs: bool = True,
+        self, quantity: Quantity, factor: str, base: Setting, other: Setting
     ) -> list[Pair]:
         """The values of the quantity, pair by pair."""
-        return values(self.pairs(quantity, factor, base, other, of_runs=of_runs), quantity)
+        return values(self.pairs(quantity, factor, base, other), quantity)
+
+    def ratio(
+        self, quantity: Quantity, factor: str, base: Setting, other: Setting
+    ) -> Effect | None:
+        """other / base over all pairs; None without one."""
+        return paired_ratio(self.pair_values(quantity, factor, base, other))
 
     @cached_property
     def dip_time(self) -> Effect | None:
@@ -177,30 +157,49 @@ class Report:
         return self.ratio(PER_IMAGE, "repeat", 1, 2)
 
     @cached_property
+    def cells(self) -> list[dict[Arm, Outcome]]:
+        """The arms of each setting, equal in all but what is trained on and how it is read."""
+        cells: dict[str, dict[Arm, Outcome]] = {}
+        for outcome in self.generated:
+            if outcome.record.repeat == 1:
+                cells.setdefault(setting_key(outcome), {}).setdefault(arm_of(outcome), outcome)
+        return list(cells.values())
+
+    def side_by_side(self, *arms: Arm) -> list[list[Outcome]]:
+        """The outcomes of these arms, at the last milestone that the runs of all of them have."""
+        last: dict[tuple[str, ...], list[Outcome]] = {}
+        for of_cell in self.cells:
+            if all(arm in of_cell for arm in arms):
+                found = [of_cell[arm] for arm in arms]
+                runs = tuple(outcome.record.unit for outcome in found)
+                if runs not in last or found[0].number("epochs") > last[runs][0].number("epochs"):
+                    last[runs] = found
+        return list(last.values())
+
+    @cached_property
     def reference(self) -> Reference | None:
         """The cell with the most arms; of those the largest. None without a finished generation."""
-        cells: dict[str, dict[tuple[str, str], Outcome]] = {}
-        for outcome in self.runs:
-            if outcome.record.repeat == 1:
-                arms = cells.setdefault(facet_key(outcome), {})
-                arms.setdefault(arm_of(outcome), outcome)
-        if not cells:
+        if not self.cells:
             return None
-        key = max(cells, key=lambda key: (len(cells[key]), *_size(next(iter(cells[key].values())))))
-        return Reference(cell_words(next(iter(cells[key].values()))), key, cells[key])
+        arms = max(self.cells, key=lambda arms: (len(arms), *_size(next(iter(arms.values())))))
+        first = next(iter(arms.values()))
+        return Reference(f"{cell_words(first)}, {epochs_of([first])}", facet_key(first), arms)
 
 
-def _size(outcome: Outcome) -> tuple[float, float, str]:
-    return (
-        outcome.number("num_images"),
-        outcome.number("num_train_timesteps"),
-        facet_key(outcome),
-    )
+def _size(outcome: Outcome) -> tuple[float, ...]:
+    return tuple(map(outcome.number, ("num_images", "num_train_timesteps", "epochs")))
+
+
+def epochs_of(found: Iterable[Outcome]) -> str:
+    """1 epoch; 10 epochs; 5 or 10 epochs."""
+    levels = sorted({outcome.number("epochs") for outcome in found})
+    return f"{listed(levels, 'or')} {'epoch' if levels == [1] else 'epochs'}"
 
 
 def setting_key(outcome: Outcome) -> str:
-    """What the arms of a comparison have in common, the seed included."""
-    return run_cell(outcome, "train_on", "loader", "repeat")
+    """What the arms of a comparison have in common, epochs and seed included."""
+    epochs = outcome.number("epochs")
+    return f"{run_cell(outcome, 'train_on', 'loader', 'repeat')} after {epochs:g}"
 
 
 def facet_key(outcome: Outcome) -> str:
@@ -208,7 +207,7 @@ def facet_key(outcome: Outcome) -> str:
     return run_cell(outcome, "train_on", "loader", "repeat", "seed")
 
 
-def arm_of(outcome: Outcome) -> tuple[str, str]:
+def arm_of(outcome: Outcome) -> Arm:
     """What is trained on, and through which loader."""
     return str(outcome.settings["train_on"]), str(outcome.settings["loader"])
 

@@ -57,7 +57,7 @@ class Loaded:
     @property
     def resume(self) -> str:
         """The command that makes what is missing."""
-        return f"python -m bench resume {self.folder}"
+        return f"python -m bench resume {without_home(str(self.folder))}"
 
 
 def find_run(name: str) -> Path:
@@ -95,6 +95,12 @@ def _attempts(units: Path) -> Iterable[str]:
 def plain_text(text: str) -> str:
     """Without what a terminal would act on."""
     return _CONTROL.sub("", text.replace("\r\n", "\n"))
+
+
+def without_home(text: str) -> str:
+    """With ~ for the home folder, whose name is nobody's business."""
+    home = str(Path.home())
+    return re.sub(rf"(?<![\w./-]){re.escape(home)}(?![\w.-])", "~", text) if home != "/" else text
 
 
 def log_tail(run: Loaded, unit: str) -> str:

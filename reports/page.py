@@ -11,6 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from bench.records import UserError
 from reports import (
     sections_cost,
     sections_grid,
@@ -42,11 +43,21 @@ def build(run: Loaded) -> dict[str, bytes]:
 
 
 def write(folder: Path, files: dict[str, bytes]) -> None:
-    """Each file there whole or not at all."""
-    for name, content in files.items():
-        unfinished = folder / f"{name}.part"
-        unfinished.write_bytes(content)
-        unfinished.replace(folder / name)
+    """All files there whole or none; raises UserError, naming the folder, if it cannot be."""
+    unfinished = {name: folder / f"{name}.part" for name in files}
+    try:
+        for name, content in files.items():
+            if (folder / name).is_dir():
+                raise UserError(f"{folder / name}: must be a file to write, is a folder")
+            unfinished[name].write_bytes(content)
+        for name, part in unfinished.items():
+            part.replace(folder / name)
+    except OSError as error:
+        raise UserError(f"{folder}: the report cannot be written: {error.strerror}") from error
+    finally:
+        for part in unfinished.values():
+            if part.is_file():
+                part.unlink()
 
 
 def _sections(report: Report, csv: str) -> list[Section]:

@@ -243,20 +243,34 @@ class Line:
     faint: bool = False
 
 
-def break_even(lines: Sequence[Line], crossing: float | None, width: float) -> Figure:
-    """Total seconds against the number of training runs that share the priors."""
+def break_even(
+    lines: Sequence[Line],
+    ends: Sequence[Sequence[float]],
+    mark: tuple[str, float] | None,
+    width: float,
+) -> Figure:
+    """Seconds against the number of training runs that share the priors.
+
+    ends: of the band of the first line, low and high; mark: a name for a number of runs
+    """
     figure, (ax,) = new_figure(width, 2.9)
-    top = max(max(line.y) for line in lines)
+    top = max(value for values in (*(line.y for line in lines), *ends) for value in values)
     for line in lines:
         ax.plot(line.x, line.y, color=arm_colour(line.arm))
     places = spread([line.y[-1] for line in lines], top / 14)
     for line, place in zip(lines, places, strict=True):
         label_right(ax, line.x[-1], place, line.label, line.arm)
-    if crossing is not None:
-        ax.axvline(crossing, color=MUTED, linewidth=0.8, zorder=0)
+    if ends:
+        low, high = ends
+        ax.fill_between(
+            lines[0].x, low, high, color=arm_colour(lines[0].arm), alpha=0.15, linewidth=0
+        )
+    if mark is not None:
+        name, runs = mark
+        ax.axvline(runs, color=MUTED, linewidth=0.8, zorder=0)
         ax.annotate(
-            f"break-even at {three(crossing)}",
-            (crossing, top),
+            name,
+            (runs, top),
             xytext=(-5, 0),
             textcoords="offset points",
             ha="right",
@@ -266,5 +280,5 @@ def break_even(lines: Sequence[Line], crossing: float | None, width: float) -> F
     ax.set_xlim(0, max(max(line.x) for line in lines))
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.set_xlabel("training runs that share the priors")
-    ax.set_ylabel("total seconds")
+    ax.set_ylabel("seconds, priors included")
     return figure

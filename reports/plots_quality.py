@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -238,7 +238,6 @@ class ScalingPanel:
     ylabel: str
     lines: Sequence[Line]
     note: str
-    levels: Sequence[float] = field(default=())
 
 
 def scaling(panels: Sequence[ScalingPanel], columns: int, width: float) -> Figure:

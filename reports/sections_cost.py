@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from bench.records import Setting
 from bench.stats import Effect, Pair, paired_ratio
 from reports import plots, svg
-from reports.blocks import Block, Cell, Figure, Note, Section, Table, Text, raw_table
-from reports.context import PER_IMAGE, Report, cell_words, per_image, setting_key
+from reports.blocks import Block, Cell, Figure, Section, Table, Text, raw_table
+from reports.context import EPS_LOSS, PER_IMAGE, Report, cell_words, epochs_of, per_image
 from reports.plots import Bar, ForestRow, Line, LoaderPoint
-from reports.tables import GROUPS, TRAIN, Outcome, values
+from reports.tables import GROUPS, TRAIN, Matched, Outcome, Quantity, values
 from reports.words import (
     change,
+    half_width,
     number,
+    of_how_many_seeds,
     percent,
     ratio_effect,
     seconds,
@@ -42,7 +45,6 @@ def answer(report: Report) -> Section:
     said = [*_time_sentence(report), *_total_sentence(report), *_loss_sentence(report)]
     finding = said[0] if said else missing(report, "pair of training runs with and without DIP")
     blocks: list[Block] = [Text(text) for text in said[1:]]
-    blocks.append(Note(f"What this run can and cannot show. {report.run.plan.about}"))
     rows = _control_rows(report)
     if rows:
         blocks.append(
@@ -55,7 +57,21 @@ def answer(report: Report) -> Section:
                 forest_data(rows),
             )
         )
-    return Section("answer", "Answer", finding, blocks)
+    return Section("answer", "Answer", finding, blocks, lead=_resolution(report))
+
+
+def _resolution(report: Report) -> str:
+    """What the suite says of itself, and beside it what was measured."""
+    half = half_width(report.dip_time) if report.dip_time else None
+    measured = (
+        f"{half}, half the interval of DIP's effect on the training time"
+        if half
+        else "none, as DIP's effect on the training time has no interval"
+    )
+    return (
+        f"What this run can and cannot show. {report.run.plan.about.rstrip()} "
+        f"Resolution in time, measured: {measured}."
+    )
 
 
 def _time_sentence(report: Report) -> list[str]:
@@ -66,7 +82,8 @@ def _time_sentence(report: Report) -> list[str]:
         f"; the same case run again took {change(control, 'longer', 'less')}" if control else ""
     )
     return [
-        "With DIP outputs in place of the images, all else equal, a training image took "
+        "With DIP outputs in place of the images, all else equal and "
+        f"{_epochs(report, PER_IMAGE)}, a training image took "
         f"{change(effect, 'longer', 'less')}{beside}."
     ]
 
@@ -87,16 +104,15 @@ def _loss_sentence(report: Report) -> list[str]:
     if effect is None:
         return []
     return [
-        f"With DIP the held-out loss after equal epochs was {change(effect, 'higher', 'lower')}. "
-        f"{_seeds(report)}"
+        f"With DIP the held-out loss, {_epochs(report, EPS_LOSS)}, was "
+        f"{change(effect, 'higher', 'lower', of_seeds=True)}."
     ]
 
 
-def _seeds(report: Report) -> str:
-    seeds = {outcome.record.seed for outcome in report.ok}
-    if len(seeds) == 1:
-        return "One seed: the intervals are over settings, not over repetitions of training."
-    return f"{len(seeds)} seeds; the intervals are over settings and seeds."
+def _epochs(report: Report, quantity: Quantity) -> str:
+    """How long the runs with and without DIP had trained where they are compared."""
+    pairs = report.pairs(quantity, "train_on", "images", "dip")
+    return f"after {epochs_of(pair.base for pair in pairs)} on both sides"
 
 
 def _control_rows(report: Report) -> list[ForestRow]:
@@ -115,7 +131,7 @@ def _control_rows(report: Report) -> list[ForestRow]:
 
 
 def _axis(report: Report, factor: str) -> list[tuple[str, Setting, Setting, str]]:
-    levels = sorted({outcome.number(factor) for outcome in report.runs})
+    levels = sorted({outcome.number(factor) for outcome in report.generated})
     if len(levels) < 2:
         return []
     return [(factor, levels[0], levels[-1], f"{levels[-1]:g} / {levels[0]:g} timesteps")]
@@ -190,11 +206,10 @@ def _waiting(outcome: Outcome) -> float | None:
 
 
 def _two_by_two(report: Report) -> Table:
-    interaction = _interaction(report)
     effects = [
         ("loader: decode / memory", report.loader_time),
         ("DIP: dip / images", report.dip_time),
-        ("interaction: DIP's ratio decoded / in memory", interaction),
+        ("interaction: DIP's ratio decoded / in memory", _interaction(report)),
     ]
     return Table(
         ["effect on training seconds an image", "ratio", "95 % interval", "pairs", "sign-flip p"],
@@ -204,11 +219,11 @@ def _two_by_two(report: Report) -> Table:
     )
 
 
-def effect_cells(effect: Effect | None) -> list[Cell]:
+def effect_cells(effect: Effect | None, *, of_seeds: bool = False) -> list[Cell]:
     """Ratio, interval, pairs and p; what there is none of is a dash."""
     if effect is None:
         return [Cell(NOT_MEASURED, None), Cell("–", None), Cell("0", 0), Cell("–", None)]
-    interval = "no interval"
+    interval = f"{of_how_many_seeds(effect)}, no interval" if of_seeds else "no interval"
     if effect.low is not None and effect.high is not None:
         interval = f"{times(effect.low)} to {times(effect.high)}"
     return [
@@ -221,20 +236,17 @@ def effect_cells(effect: Effect | None) -> list[Cell]:
 
 def _interaction(report: Report) -> Effect | None:
     """How much DIP's ratio differs between the loaders: a ratio of ratios, a value a cell."""
-    sides: dict[str, dict[str, Pair]] = {}
-    for pair in report.pairs(PER_IMAGE, "train_on", "images", "dip"):
-        for made in values([pair], PER_IMAGE):
-            of_cell = sides.setdefault(setting_key(pair.base), {})
-            of_cell[str(pair.base.settings["loader"])] = made
-    both = [(s["memory"], s["decode"]) for s in sides.values() if {"memory", "decode"} <= set(s)]
-    return paired_ratio(
-        Pair(
-            memory.other / memory.base,
-            decode.other / decode.base,
-            memory.executions | decode.executions,
-        )
-        for memory, decode in both
-    )
+    found = []
+    for plain, with_dip, plain_decoded, dip_decoded in report.side_by_side(
+        ("images", "memory"), ("dip", "memory"), ("images", "decode"), ("dip", "decode")
+    ):
+        memory = values([Matched(plain, with_dip)], PER_IMAGE)
+        decoded = values([Matched(plain_decoded, dip_decoded)], PER_IMAGE)
+        found += [
+            Pair(m.other / m.base, d.other / d.base, m.executions | d.executions)
+            for m, d in zip(memory, decoded, strict=False)
+        ]
+    return paired_ratio(found)
 
 
 # Where the time goes ---------------------------------------------------------------------------
@@ -251,26 +263,24 @@ def ledger(report: Report) -> Section:
     if reference is None or not arms:
         return Section("ledger", title, missing(report, "outcome with a complete bill"))
     rows = [Bar(name, _groups(outcome)) for name, outcome in arms]
-    epochs = max(outcome.number("epochs") for _, outcome in arms)
     shares = [
         (name, (row.groups["priors"] / sum(row.groups.values())))
         for (name, _), row in zip(arms, rows, strict=True)
         if row.groups["priors"] and name.startswith("dip")
     ]
     finding = (
-        f"At {reference.words}, {epochs:g} epochs, making the priors was "
+        f"At {reference.words}, making the priors was "
         + " and ".join(f"{percent(share)} of all the seconds ({name})" for name, share in shares)
         + "; one run each, no interval."
         if shares
-        else f"At {reference.words}, {epochs:g} epochs, no arm with priors has a complete bill."
+        else f"At {reference.words}, no arm with priors has a complete bill."
     )
     figure = Figure(
         svg.render(
             "ledger", "Seconds by stage, a bar an arm", lambda width: plots.bars(rows, width)
         ),
-        f"Everything an outcome rests on at {reference.words} after {epochs:g} epochs; priors in "
-        "full, wherever they were fitted; one run each. Process start and warm-up are no stage "
-        "and not here.",
+        f"Everything an outcome rests on at {reference.words}; priors in full, wherever they were "
+        "fitted; one run each. Process start and warm-up are no stage and not here.",
         raw_table(["arm", *GROUPS], [[row.label, *row.groups.values()] for row in rows]),
     )
     return Section("ledger", title, finding, [figure, *_sharing(report)])
@@ -280,61 +290,107 @@ def _groups(outcome: Outcome) -> dict[str, float]:
     return {group: outcome.group_seconds(group) or 0.0 for group in GROUPS}
 
 
-def _costs(report: Report) -> tuple[float, float, float] | None:
-    """Seconds: of the priors, of a run with DIP without them, of a run on images."""
+@dataclass(frozen=True)
+class _Sharing:
+    """What sharing the priors would change, in seconds; a run: to prepare and to train.
+
+    fastest, slowest: a run with DIP at the ends of the interval of its effect on the training
+        time; None without an interval
+    """
+
+    priors: float
+    plain: float
+    with_dip: float
+    fastest: float | None
+    slowest: float | None
+
+    def paid_after(self, with_dip: float | None) -> float | None:
+        """Runs that have to share the priors, if one takes this long; None: there is no number."""
+        if with_dip is None or with_dip >= self.plain:
+            return None
+        return self.priors / (self.plain - with_dip)
+
+    @property
+    def at_least(self) -> float | None:
+        """Below it sharing does not pay, as far as the interval goes."""
+        return self.paid_after(self.fastest)
+
+    @property
+    def at_most(self) -> float | None:
+        return self.paid_after(self.slowest)
+
+    @property
+    def crossing(self) -> float | None:
+        """Where the priors are paid for; None unless all of the interval says that they are."""
+        return None if self.at_most is None else self.paid_after(self.with_dip)
+
+
+def _shared(report: Report) -> _Sharing | None:
+    """From the reference cell in memory, its training time with DIP by the effect over all pairs.
+
+    Preparing is as long on both sides. Sampling and scoring, which DIP cannot touch, are left out.
+    """
     arms = report.reference.arms if report.reference else {}
     with_dip, without = arms.get(("dip", "memory")), arms.get(("images", "memory"))
-    if with_dip is None or without is None:
+    effect = report.dip_time
+    if with_dip is None or without is None or effect is None:
         return None
-    priors, total, plain = (
-        with_dip.group_seconds("priors"),
-        with_dip.total_seconds,
-        without.total_seconds,
-    )
-    if priors is None or total is None or plain is None:
+    priors = with_dip.group_seconds("priors")
+    prepared, trained = without.group_seconds("prepare"), without.group_seconds("train")
+    if priors is None or prepared is None or trained is None:
         return None
-    return priors, total - priors, plain
+    low, high = (None if r is None else prepared + r * trained for r in (effect.low, effect.high))
+    return _Sharing(priors, prepared + trained, prepared + effect.mean * trained, low, high)
 
 
 def _crossing(report: Report) -> str:
-    costs = _costs(report)
-    if costs is None:
+    shared = _shared(report)
+    if shared is None:
         return ""
-    priors, with_dip, plain = costs
-    if with_dip >= plain:
+    priors, plain = seconds(shared.priors), seconds(shared.plain)
+    if shared.fastest is None:
         return (
-            "At these figures sharing the priors never pays for them: without their "
-            f"{seconds(priors)} a run with DIP still took {seconds(with_dip)} against "
-            f"{seconds(plain)} (one run each)."
+            f"This run cannot tell whether sharing the priors ever pays for their {priors}: DIP's "
+            "effect on the training time has no interval here."
         )
-    runs = three(priors / (plain - with_dip))
+    if shared.at_least is None:
+        return (
+            f"Sharing the priors never pays for their {priors}, as far as this run can see: at the "
+            "near end of the interval of its training time a run with DIP takes "
+            f"{seconds(shared.fastest)} to prepare and train, one on images {plain}."
+        )
+    if shared.crossing is None:
+        return (
+            f"This run cannot tell whether sharing the priors ever pays for their {priors}; at "
+            f"least {three(shared.at_least)} training runs would have to share them "
+            f"({seconds(shared.fastest)} a run with DIP at the near end of the interval of its "
+            f"training time, {plain} a run on images)."
+        )
     return (
-        f"The priors' {seconds(priors)} would be paid back after {runs} training runs that share "
-        f"them ({seconds(with_dip)} against {seconds(plain)} a run, one run each)."
-    )
-
-
-def _slope_noise(report: Report, ratio: float) -> str:
-    """What the A-vs-A control says about the slopes, if there is one."""
-    if report.repeat_time is None:
-        return ""
-    return (
-        f" They differ by {percent(abs(ratio - 1))}; the training time of the same case run again "
-        f"differed by {percent(abs(report.repeat_time.mean - 1))}."
+        f"The priors' {priors} would be paid back after {three(shared.crossing)} training runs "
+        f"that share them (95\N{NO-BREAK SPACE}% interval {three(shared.at_least)} to "
+        f"{number(shared.at_most)}; {seconds(shared.with_dip)} against {plain} a run)."
     )
 
 
 def _sharing(report: Report) -> list[Block]:
-    costs = _costs(report)
-    if costs is None or report.reference is None:
+    shared = _shared(report)
+    if shared is None or report.reference is None:
         return [Text(missing(report, "pair of arms, in memory, to find a break-even for"))]
-    priors, with_dip, plain = costs
-    crossing = priors / (plain - with_dip) if plain > with_dip else None
-    last = max(10.0, 1.5 * crossing) if crossing else 10.0
-    x = [0.0, last]
+    mark = None
+    if shared.crossing is not None:
+        mark = (f"break-even at {three(shared.crossing)}", shared.crossing)
+    elif shared.at_least is not None:
+        mark = (f"at least {three(shared.at_least)}", shared.at_least)
+    x = [0.0, max(10.0, 1.5 * mark[1]) if mark else 10.0]
     lines = [
-        Line("dip", x, [priors + n * with_dip for n in x], "dip, priors once"),
-        Line("images", x, [n * plain for n in x], "images"),
+        Line("dip", x, [shared.priors + n * shared.with_dip for n in x], "dip, priors once"),
+        Line("images", x, [n * shared.plain for n in x], "images"),
+    ]
+    ends = [
+        [shared.priors + n * end for n in x]
+        for end in (shared.fastest, shared.slowest)
+        if end is not None
     ]
     return [
         Text(_crossing(report), "Break-even"),
@@ -342,15 +398,35 @@ def _sharing(report: Report) -> list[Block]:
             svg.render(
                 "break-even",
                 "Total seconds against runs that share the priors",
-                lambda width: plots.break_even(lines, crossing, width),
+                lambda width: plots.break_even(lines, ends, mark, width),
                 wide=5.6,
             ),
-            "Total seconds if the priors are made once and n training runs use them, at "
-            f"{report.reference.words}. Where the lines do not meet there is no break-even. The "
-            f"slopes rest on one run each.{_slope_noise(report, with_dip / plain)}",
+            "Seconds to prepare and train if the priors are made once and n training runs use "
+            f"them, at {report.reference.words}; sampling and scoring, which DIP does not touch, "
+            "are not in it. Images: one run; DIP: the same with its training times the ratio over "
+            "all pairs. "
+            + ("Band: the interval of that ratio." if ends else "The ratio has no interval."),
             raw_table(
-                ["priors, s", "a run with DIP, s", "a run on images, s", "break-even, runs"],
-                [[priors, with_dip, plain, crossing]],
+                [
+                    "priors, s",
+                    "a run on images, s",
+                    "a run with DIP, s",
+                    "low",
+                    "high",
+                    "break-even, runs",
+                    "at least, runs",
+                ],
+                [
+                    [
+                        shared.priors,
+                        shared.plain,
+                        shared.with_dip,
+                        shared.fastest,
+                        shared.slowest,
+                        shared.crossing,
+                        shared.at_least,
+                    ]
+                ],
             ),
         ),
     ]

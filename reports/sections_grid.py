@@ -10,14 +10,14 @@ from bench.stats import Effect, fitted_exponent
 from reports import plots_quality as plots
 from reports import svg
 from reports.blocks import Block, Cell, Figure, Pictures, Section, Table, Text, raw_table
-from reports.context import EPS_LOSS, PER_IMAGE, TRAIN_SECONDS, Report
+from reports.context import EPS_LOSS, LOSS_LEVELS, PER_IMAGE, TRAIN_SECONDS, Report
 from reports.pictures import Strip, psnr, strip
 from reports.plots import Line
 from reports.plots_quality import ScalingPanel
 from reports.sections_cost import effect_cells, missing
 from reports.sections_quality import Chain, restoration_chain
-from reports.tables import Outcome, Quantity, cell, distinct, run_cell
-from reports.words import number, ratio_effect, three, times
+from reports.tables import Outcome, Quantity, distinct, run_cell
+from reports.words import number, plural, ratio_effect, three, times
 
 SHOWN_IMAGES = 6
 SHOWN_SAMPLES = 16
@@ -28,34 +28,24 @@ SHOWN_SAMPLES = 16
 
 @dataclass(frozen=True)
 class _Axis:
-    """An axis of the grid. of_runs: its levels are runs of their own, not milestones of one."""
+    """An axis of the grid, and its levels from the lowest to the highest."""
 
     factor: str
     label: str
-    of_runs: bool
     levels: Sequence[float]
-
-    def outcomes(self, report: Report) -> list[Outcome]:
-        return report.runs if self.of_runs else report.generated
 
     def effect(self, report: Report, quantity: Quantity) -> Effect | None:
         """The last level over the first."""
-        return report.ratio(
-            quantity, self.factor, self.levels[0], self.levels[-1], of_runs=self.of_runs
-        )
+        return report.ratio(quantity, self.factor, self.levels[0], self.levels[-1])
 
 
 def _axes(report: Report) -> list[_Axis]:
-    named = (
-        ("num_images", "images", True),
-        ("epochs", "epochs", False),
-        ("num_train_timesteps", "timesteps", True),
-    )
+    named = (("num_images", "images"), ("epochs", "epochs"), ("num_train_timesteps", "timesteps"))
     axes = []
-    for factor, label, of_runs in named:
+    for factor, label in named:
         levels = sorted({outcome.number(factor) for outcome in report.generated})
         if len(levels) > 1:
-            axes.append(_Axis(factor, label, of_runs, levels))
+            axes.append(_Axis(factor, label, levels))
     return axes
 
 
@@ -76,8 +66,8 @@ def scaling(report: Report) -> Section:
         ),
         "A line a cell of the grid: round marks images, square marks DIP; both axes logarithmic. "
         "Above each panel the exponent of a power law where there are three levels or more, else "
-        "the ratio of the last level to the first, mean over pairs. The loss is read at fixed "
-        "noise levels, so schedules compare.",
+        "the ratio of the last level to the first, mean over pairs. The loss is the mean over "
+        f"{LOSS_LEVELS}, which all schedules have, so schedules compare.",
         raw_table(
             ["quantity", "against", "arm", "at", "value"],
             [
@@ -103,20 +93,23 @@ def _finding(report: Report, axes: Sequence[_Axis]) -> str:
 
 
 def _panel(report: Report, axis: _Axis, quantity: Quantity) -> ScalingPanel:
-    where = run_cell if axis.of_runs else cell
-    lines: dict[str, list[tuple[float, float]]] = {}
+    # The setting of a line -> what all its points are after, in epochs -> its points.
+    lines: dict[str, dict[float, dict[float, float]]] = {}
     arms: dict[str, str] = {}
-    for outcome in distinct(axis.outcomes(report), quantity):
+    for outcome in distinct(report.generated, quantity):
         measured = quantity.of(outcome)
         if measured is not None and measured > 0 and outcome.record.repeat == 1:
-            key = where(outcome, axis.factor)
-            lines.setdefault(key, []).append((outcome.number(axis.factor), measured))
+            key = run_cell(outcome, axis.factor)
+            epochs = 0.0 if axis.factor == "epochs" else outcome.number("epochs")
+            points = lines.setdefault(key, {}).setdefault(epochs, {})
+            points.setdefault(outcome.number(axis.factor), measured)
             arms[key] = str(outcome.settings["train_on"])
-    drawn = [
-        Line(arms[key], [x for x, _ in sorted(points)], [y for _, y in sorted(points)])
-        for key, points in lines.items()
-        if len(points) > 1
-    ]
+    drawn = []
+    for key, milestones in lines.items():
+        # The milestone that most of the runs reached, of those the last.
+        _, points = max(milestones.items(), key=lambda item: (len(item[1]), item[0]))
+        if len(points) > 1:
+            drawn.append(Line(arms[key], sorted(points), [points[x] for x in sorted(points)]))
     return ScalingPanel(axis.label, quantity.name, drawn, _note(report, axis, quantity, drawn))
 
 
@@ -126,7 +119,7 @@ def _note(report: Report, axis: _Axis, quantity: Quantity, drawn: Sequence[Line]
         if slopes:
             return f"exponent {three(sum(slopes) / len(slopes))}, mean of {len(slopes)}"
     effect = axis.effect(report, quantity)
-    return f"{times(effect.mean)}, n = {effect.pairs}" if effect else "no pair"
+    return f"{times(effect.mean)}, {plural(effect.pairs, 'pair')}" if effect else "no pair"
 
 
 def _effects(report: Report, axes: Sequence[_Axis]) -> Table:
@@ -144,12 +137,16 @@ def _effects(report: Report, axes: Sequence[_Axis]) -> Table:
         ["factor", "of", "ratio", "95 % interval", "pairs", "sign-flip p"],
         rows,
         "Effects over all pairs that differ in that factor alone; descriptive, no correction for "
-        "their number.",
+        "their number. The replicate of a time is the process, of a loss the seed of training.",
     )
 
 
 def _effect_row(name: str, quantity: Quantity, effect: Effect | None) -> list[Cell]:
-    return [Cell(name, name), Cell(quantity.name, quantity.name), *effect_cells(effect)]
+    return [
+        Cell(name, name),
+        Cell(quantity.name, quantity.name),
+        *effect_cells(effect, of_seeds=quantity.of_seeds),
+    ]
 
 
 # Pictures --------------------------------------------------------------------------------------
@@ -245,7 +242,7 @@ def _restoration_pictures(report: Report) -> list[Block]:
     strips = _strips(
         report, [("original", chain.originals, "pixels"), ("degraded", chain.degraded, "pixels")]
     )
-    strips += _snapshots(report, chain.prior, of=" of it")[-1:] if chain.prior else []
+    strips += _snapshots(report, chain.priors[0], of=" of it")[-1:] if chain.priors else []
     strips += _strips(report, _restorations(report, chain))
     if not strips:
         return []
@@ -278,7 +275,7 @@ def _sample_pictures(report: Report) -> list[Block]:
     for (train_on, loader), outcome in (reference.arms if reference else {}).items():
         images = report.artifacts.tensors(outcome.record.samples or "").get("images")
         if images is not None and loader == "memory":
-            label = f"trained on {train_on}, {outcome.number('epochs'):g} epochs"
+            label = f"trained on {train_on}"
             shown = images[:SHOWN_SAMPLES]
             strips.append(strip(label, shown, 4, shown_width=64))
     if reference is None or not strips:

@@ -8,7 +8,6 @@ from bench.stats import Effect, Pair, paired_ratio
 from reports import plots, svg
 from reports.blocks import Block, Cell, Code, Figure, Section, Table, Text
 from reports.claims import (
-    CLAIMS,
     PUBLISHED_ARM,
     PublishedRow,
     ours,
@@ -17,10 +16,10 @@ from reports.claims import (
     published_rows,
     suite_of,
 )
-from reports.context import PER_IMAGE, Report, arm_of, per_image, setting_key
+from reports.context import PER_IMAGE, Report
 from reports.plots import ForestRow
-from reports.sections_cost import NOT_MEASURED, forest_data, logs, processes
-from reports.tables import Outcome
+from reports.sections_cost import NOT_MEASURED, forest_data, logs
+from reports.tables import Matched, Outcome, values
 from reports.words import number, ratio_effect, schedule
 
 
@@ -58,13 +57,6 @@ def published(report: Report) -> Section:
             ),
             Code(suite_of(wanted), "published.toml"),
         ]
-    blocks.append(
-        Table(
-            ["claim", "what the publication had for it"],
-            [[Cell(claim, claim), Cell(strength, strength)] for claim, strength in CLAIMS],
-            "The eight claims and their published strength. This table judges none of them.",
-        )
-    )
     return Section("published", "Published table beside ours", finding, blocks)
 
 
@@ -96,16 +88,8 @@ def _published_forest(report: Report, theirs: Effect) -> Figure:
 
 def _as_published(report: Report) -> list[Pair]:
     """The contrast the publication drew: DIP outputs in memory against images decoded."""
-    pairs: dict[str, dict[tuple[str, str], Outcome]] = {}
-    for outcome in report.runs:
-        if outcome.record.repeat == 1:
-            pairs.setdefault(setting_key(outcome), {})[arm_of(outcome)] = outcome
-    found = []
-    for arms in pairs.values():
-        base, other = arms.get(PUBLISHED_ARM["no"]), arms.get(PUBLISHED_ARM["yes"])
-        if base and other and (b := per_image(base)) and (o := per_image(other)):
-            found.append(Pair(b, o, processes(base, other)))
-    return found
+    arms = report.side_by_side(PUBLISHED_ARM["no"], PUBLISHED_ARM["yes"])
+    return values((Matched(without, with_dip) for without, with_dip in arms), PER_IMAGE)
 
 
 def _published_table(rows: Sequence[PublishedRow], there: Sequence[Outcome | None]) -> Table:

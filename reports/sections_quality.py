@@ -13,7 +13,7 @@ from bench.stats import effect_of
 from reports import plots_quality as plots
 from reports import svg
 from reports.blocks import Block, Figure, Note, Section, Table, raw_table
-from reports.context import Report, arm_of, cell_words, eps_loss, facet_key
+from reports.context import LOSS_LEVELS, Report, arm_of, cell_words, eps_loss, facet_key
 from reports.pictures import psnr
 from reports.plots import Line
 from reports.plots_quality import AnchorPanel, Facet, Restored
@@ -43,11 +43,10 @@ def loss(report: Report) -> Section:
                 "Held-out loss against total seconds",
                 lambda width: plots.loss_curve(first, width),
             ),
-            f"At {reference.words}, images in memory; a mark a milestone, one run each, no "
+            f"At {first.title}, images in memory; a mark a milestone, one run each, no "
             "interval; pale: the same case run again, or with another seed. The DIP line begins "
             "after the time it takes to fit its priors. Loss: mean squared error of the predicted "
-            "noise on held-out images, mean over five fixed log-SNR levels, the same noise for "
-            "every arm.",
+            f"noise on held-out images, mean over {LOSS_LEVELS}, the same noise for every arm.",
             _loss_data([first]),
         )
     ]
@@ -79,7 +78,8 @@ def _loss_finding(report: Report) -> str:
         f"After {plain.number('epochs'):g} epochs the held-out loss was "
         f"{number(eps_loss(with_dip))} with DIP, reached in {_reached(with_dip)}, and "
         f"{number(eps_loss(plain))} without, reached in {_reached(plain)} (one run each, no "
-        f"interval). Over all settings the loss with DIP was {change(effect, 'higher', 'lower')}."
+        "interval). Over all settings the loss with DIP was "
+        f"{change(effect, 'higher', 'lower', of_seeds=True)}."
     )
 
 
@@ -285,16 +285,17 @@ def _half_width(each: np.ndarray) -> float | None:
 def _dip_alone(report: Report) -> Restored | None:
     """The DIP of the degraded images, before any denoising net."""
     chain = restoration_chain(report)
-    if chain is None or chain.prior is None:
+    if chain is None:
         return None
-    originals, outputs = (
-        report.artifacts.tensors(chain.originals),
-        report.artifacts.tensors(chain.prior),
-    )
     made = chain.outcome.start_seconds
-    if "pixels" not in originals or "outputs" not in outputs or made is None:
+    originals = report.artifacts.tensors(chain.originals).get("pixels")
+    chunks = [report.artifacts.tensors(key).get("outputs") for key in chain.priors]
+    outputs = [chunk for chunk in chunks if chunk is not None]
+    # The seconds are of all the chunks, so the images must be too.
+    if made is None or originals is None or not outputs or len(outputs) < len(chunks):
         return None
-    each = psnr(outputs["outputs"], originals["pixels"][: len(outputs["outputs"])])
+    whole = np.concatenate(outputs)
+    each = psnr(whole, originals[: len(whole)])
     return Restored("dip", None, made, float(each.mean()), _half_width(each))
 
 
@@ -316,12 +317,12 @@ def _restoration_finding(
 
 @dataclass(frozen=True)
 class Chain:
-    """Keys of the pictures on the way of a restoration; prior: of the first chunk's fit."""
+    """Keys of the pictures on the way of a restoration; priors: fits, in the images' order."""
 
     outcome: Outcome
     originals: str
     degraded: str
-    prior: str | None
+    priors: tuple[str, ...]
 
 
 def restoration_chain(report: Report) -> Chain | None:
@@ -334,6 +335,7 @@ def restoration_chain(report: Report) -> Chain | None:
             if charge.function == "join" and charge.key in outcome.made_start:
                 join = charge.row
         if degrade and degrade.parents:
-            prior = join.parents[0] if join and join.parents else None
-            return Chain(outcome, degrade.parents[0], degrade.key, prior)
+            # The parts of a join are its parents in their order.
+            priors = join.parents if join else ()
+            return Chain(outcome, degrade.parents[0], degrade.key, priors)
     return None

@@ -8,7 +8,7 @@ from bench.records import Case, Setting
 from bench.stats import CONFIDENCE, MIN_EXECUTIONS
 from reports.blocks import Block, Cell, Code, Listing, Section, Table, Text
 from reports.context import Report
-from reports.load import log_tail, plain_text
+from reports.load import log_tail, plain_text, without_home
 from reports.tables import MAIN_SETTINGS, Outcome
 from reports.words import bytes_of, number, plural, schedule, seconds, three
 
@@ -213,7 +213,7 @@ def environment(report: Report) -> Section:
         ("commit", f"{machine.commit or 'unknown'}{state}"),
         ("subject", machine.subject or "–"),
         ("sources, SHA-256", machine.source_sha256),
-        ("images", f"{plan.images}, SHA-256 {plan.images_sha256}"),
+        ("images", f"{without_home(plan.images)}, SHA-256 {plan.images_sha256}"),
         ("begun", plan.created),
         ("load average at the end of a unit", _range(loads)),
     ]
@@ -229,7 +229,7 @@ def environment(report: Report) -> Section:
         ),
         _overhead(report),
         Text("", "Commands"),
-        Code(f"{plan.command}\npython -m reports build {run.folder}"),
+        Code(without_home(f"{plan.command}\npython -m reports build {run.folder}")),
         Listing(_METHOD, "How the figures were computed"),
     ]
     return Section("environment", "Environment and method", finding, blocks)
@@ -255,7 +255,7 @@ def _common_settings(report: Report) -> list[tuple[str, str]]:
 def _plain(value: Setting) -> str:
     if value is None:
         return "default of the start"
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else without_home(str(value))
 
 
 def _overhead(report: Report) -> Table:
@@ -273,8 +273,8 @@ def _overhead(report: Report) -> Table:
     return Table(
         ["part", "time"],
         [[Cell(name, name), Cell(seconds(value), value)] for name, value in rows],
-        f"Where the time of {plural(len(told), 'process')}".replace("processs", "processes")
-        + " went. What is no stage is in no bill.",
+        f"Where the time of {plural(len(told), 'process', 'processes')} went. What is no stage is "
+        "in no bill.",
     )
 
 
@@ -284,12 +284,13 @@ _METHOD = (
     "it.",
     "Groups: prepare (decode, resize, degrade); priors (fit, join, write as files; a blur that "
     "stands in for a prior); train; sample; score.",
-    "Training seconds an image: the train stages' seconds over epochs × images, last milestone of "
-    "a run; priors not in it.",
+    "Training seconds an image: the train stages' seconds over epochs × images; priors not in it.",
     "A pair: two outcomes equal in every setting and the seed but the one factor. Effect: mean of "
     f"the log-ratios; interval: paired t, {CONFIDENCE:.0%}; p: exact sign flips.",
     "Replicates are fresh processes: pairs that share one are averaged first, and below "
-    f"{MIN_EXECUTIONS} there is no interval.",
+    f"{MIN_EXECUTIONS} there is no interval. Of a loss the replicate is the seed of training.",
+    "Arms and levels are compared after equally many epochs: the last milestone that both runs "
+    "have.",
     "A dash is a value that is not known; it is never 0.",
 )
 

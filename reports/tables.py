@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -161,7 +161,7 @@ class Outcome:
         """The rows with the figures of the training run, from its first part to its last."""
         rows = [charge.paid for charge in self.bill if charge.function == TRAIN]
         known = [row for row in rows if row is not None]
-        return sorted(known, key=lambda row: len(row.parents)) if len(known) == len(rows) else []
+        return known if len(known) == len(rows) else []
 
     @property
     def images_seen(self) -> float:
@@ -304,21 +304,6 @@ def _cell(value: Setting) -> str | int | float | bool | None:
 # Pairs -----------------------------------------------------------------------------------------
 
 
-def training_runs(found: Iterable[Outcome]) -> list[Outcome]:
-    """One outcome for each training run: the last milestone, whose bill holds all of its training.
-
-    So a measured row counts once, however many outcomes it is charged to.
-    """
-    last: dict[str, Outcome] = {}
-    for outcome in found:
-        unit = outcome.record.unit
-        if outcome.ok and (
-            unit not in last or outcome.number("epochs") > last[unit].number("epochs")
-        ):
-            last[unit] = outcome
-    return list(last.values())
-
-
 def cell(outcome: Outcome, *without: str) -> str:
     """All the settings and the seed, but for `without`, as a key to match by."""
     settings = {**outcome.settings, "seed": outcome.record.seed, "repeat": outcome.record.repeat}
@@ -348,28 +333,27 @@ def matched(
     factor: str,
     base: Setting,
     other: Setting,
-    *,
-    where: Callable[[Outcome], str] = cell,
 ) -> list[Matched]:
-    """Pairs of finished outcomes of one `where`, `factor` aside, in the order of the outcomes."""
+    """Pairs of finished outcomes of one `cell`, `factor` aside, in the order of the outcomes."""
     sides: dict[str, dict[Setting, Outcome]] = {}
     for outcome in found:
         repeats = factor == "repeat" or outcome.record.repeat == 1
         if outcome.ok and repeats and (value := factor_value(outcome, factor)) in (base, other):
-            # `where` is the one that knows what counts; the factor itself is taken out here.
-            key = where(_without(outcome, factor))
-            sides.setdefault(key, {}).setdefault(value, outcome)
+            sides.setdefault(cell(outcome, factor), {}).setdefault(value, outcome)
     return [Matched(side[base], side[other]) for side in sides.values() if len(side) == 2]
 
 
-def _without(outcome: Outcome, factor: str) -> Outcome:
-    record = outcome.record
-    if factor == "repeat":
-        changed = record.model_copy(update={"repeat": 0})
-    else:
-        settings: Mapping[str, Setting] = {**record.settings, factor: None}
-        changed = record.model_copy(update={"settings": settings})
-    return Outcome(changed, outcome.bill, outcome.made_net, outcome.made_start)
+def last_in_common(pairs: Iterable[Matched]) -> list[Matched]:
+    """One pair for any two runs: of the last milestone that both have.
+
+    So a measured row counts once, however many outcomes it is charged to.
+    """
+    last: dict[tuple[str, str], Matched] = {}
+    for pair in pairs:
+        runs = pair.base.record.unit, pair.other.record.unit
+        if runs not in last or pair.base.number("epochs") > last[runs].base.number("epochs"):
+            last[runs] = pair
+    return list(last.values())
 
 
 @dataclass(frozen=True)
@@ -378,15 +362,20 @@ class Quantity:
 
     shared: what it counts was partly measured in other processes, which other outcomes share
     same_for_loaders: bit for bit the same whatever the loader, so that one loader says all
+    of_seeds: its replicate is the seed of training: nets of one seed share their first weights,
+        the order of their images and all noise, in whatever process they were trained
     """
 
     name: str
     of: Callable[[Outcome], float | None]
     shared: bool = False
     same_for_loaders: bool = False
+    of_seeds: bool = False
 
     def executions(self, outcome: Outcome) -> frozenset[str]:
-        """The processes that it was measured in."""
+        """The replicates that it was measured in: processes, or the seed."""
+        if self.of_seeds:
+            return frozenset({f"seed {outcome.record.seed}"})
         own = {outcome.record.unit}
         paid = (
             {charge.paid.unit for charge in outcome.bill if charge.paid} if self.shared else set()

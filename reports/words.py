@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from bench.stats import Effect
 
@@ -57,20 +57,33 @@ def signed_percent(ratio: float) -> str:
     return f"{'+' if change > 0 else ''}{three(change)}{NO_BREAK}%"
 
 
-def change(effect: Effect, more: str, less: str) -> str:
+def change(effect: Effect, more: str, less: str, *, of_seeds: bool = False) -> str:
     """A ratio as a change in words: 12.0 % longer (7 pairs, 95 % interval +8.10 % to +16.0 %).
 
     An interval on both sides of no change is said to be so.
     """
     said = f"{percent(abs(effect.mean - 1))} {more if effect.mean >= 1 else less}"
-    said += f" ({_rests_on(effect, signed_percent)})"
+    said += f" ({_rests_on(effect, signed_percent, of_seeds=of_seeds)})"
     unclear = effect.low is not None and effect.high is not None and effect.low < 1 < effect.high
     return f"{said}, which this run cannot tell from no change" if unclear else said
 
 
-def plural(count: int, noun: str) -> str:
+def half_width(effect: Effect) -> str | None:
+    """Half the interval of a ratio, on the logarithmic scale that it is symmetric on: ±3.70 %."""
+    if effect.low is None or effect.high is None:
+        return None
+    return f"±{percent(math.sqrt(effect.high / effect.low) - 1)}"
+
+
+def plural(count: int, noun: str, nouns: str = "") -> str:
     """1 pair, 2 pairs."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count} {noun}" if count == 1 else f"{count} {nouns or f'{noun}s'}"
+
+
+def listed(numbers: Iterable[float], last: str) -> str:
+    """5, 10 or 20."""
+    *before, end = [f"{value:g}" for value in numbers]
+    return f"{', '.join(before)} {last} {end}" if before else end
 
 
 def ratio_effect(effect: Effect, of: str) -> str:
@@ -78,9 +91,16 @@ def ratio_effect(effect: Effect, of: str) -> str:
     return f"{times(effect.mean)} {of} ({_rests_on(effect, times)})"
 
 
-def _rests_on(effect: Effect, form: Callable[[float], str]) -> str:
+def of_how_many_seeds(effect: Effect) -> str:
+    """one seed; 3 seeds."""
+    return "one seed" if effect.n == 1 else f"{effect.n} seeds"
+
+
+def _rests_on(effect: Effect, form: Callable[[float], str], *, of_seeds: bool = False) -> str:
     pairs = plural(effect.pairs, "pair")
-    if effect.n < effect.pairs:
+    if of_seeds:
+        pairs += f" of {of_how_many_seeds(effect)}"
+    elif effect.n < effect.pairs:
         # Pairs that share a process, such as one fit of the priors, count as one.
         pairs += " that share one measurement" if effect.n == 1 else f", {effect.n} independent"
     if effect.low is None or effect.high is None:

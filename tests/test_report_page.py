@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import html.parser
+import importlib.metadata
 import io
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,7 @@ from bench import records, suite
 from bench.records import Record, Setting
 from reports import __main__ as command
 from reports import claims, page, pictures, plots, svg, words
-from reports.load import load_run, plain_text
+from reports.load import load_run, plain_text, without_home
 from reports.plots import ForestRow
 from tests.test_report_tables import Folder, case, images, record, row, toy_run
 
@@ -77,12 +80,6 @@ def test_the_findings_are_the_figures(toy_page: str) -> None:
         toy_page, "quality"
     )
     assert "from dip 23.0 dB in 4.22 s" in section(toy_page, "restoration")
-
-
-def test_break_even_is_where_the_lines_meet(toy_page: str) -> None:
-    # A run on images: 4.5 train, 0.8 prepare, 0.2 + 0.1 + 0.05 score, 0.4 sample = 6.05 s; on DIP
-    # outputs without the priors 13.47 - 8.3 = 5.17 s: 8.3 / 0.88 = 9.43 runs.
-    assert "8.30 s would be paid back after 9.43 training runs" in section(toy_page, "ledger")
 
 
 def test_restoration_shares_no_table_with_generation(toy_page: str) -> None:
@@ -228,6 +225,73 @@ def test_bad_input_is_one_line_and_writes_nothing(
     if content is not None:
         (toy / name).write_text(content + "\n")
     assert_refused(toy, said, capsys)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("name", ["report.html", "results.parquet", "results.csv.part"])
+def test_a_folder_in_the_place_of_a_file_is_refused_and_nothing_left(
+    name: str, toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (toy / name).mkdir()
+    assert command.main(["build", str(toy)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert str(toy) in err
+    assert err.count("\n") == 1
+    assert [path.name for path in toy.glob("re*")] == [name]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_folder_that_cannot_be_written_is_refused_and_nothing_left(
+    toy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Path.write_bytes
+
+    def refuse(path: Path, data: bytes) -> int:
+        if path.name.startswith("results.csv"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return whole(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    assert_refused(toy, "cannot be written: Permission denied", capsys)
+
+
+def test_the_version_is_that_of_the_package(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for found, said in (({"dipddpm": "1.2.3"}, "dipddpm 1.2.3"), ({}, "dipddpm unknown")):
+        monkeypatch.setattr(importlib.metadata, "version", _versions(found))
+        with pytest.raises(SystemExit) as ended:
+            command.main(["--version"])
+        assert ended.value.code == 0
+        assert capsys.readouterr().out.strip() == said
+
+
+def _versions(found: dict[str, str]) -> Callable[[str], str]:
+    def version(name: str) -> str:
+        if name not in found:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found[name]
+
+    return version
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_home_folder_is_not_named(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    plan = toy / records.PLAN
+    plan.write_text(
+        plan.read_text()
+        .replace('"images": "objects"', '"images": "/home/somebody/photos"')
+        .replace("bench run toy", "bench run toy --images '/home/somebody/photos'")
+    )
+    found = section(build(toy), "environment")
+    assert "somebody" not in found
+    assert "~/photos, SHA-256" in found
+    assert "--images '~/photos'" in found
+    assert without_home("/home/somebody-else/x /data/home/somebody") == (
+        "/home/somebody-else/x /data/home/somebody"
+    )
 
 
 def test_a_run_without_records_is_refused(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,7 +79,7 @@ def row(
     )
 
 
-def steps(unit: str, key: str, seconds: float, *parents: str) -> StageRow:
+def steps(unit: str, key: str, seconds: float, *parents: str, waiting: float = 0.1) -> StageRow:
     """Four steps of a training, a tenth of it waiting; the first takes half as long again."""
     step = seconds / 4.5
     return row(
@@ -89,7 +89,7 @@ def steps(unit: str, key: str, seconds: float, *parents: str) -> StageRow:
         seconds,
         *parents,
         step_seconds=(1.5 * step, step, step, step),
-        data_wait_seconds=(seconds / 40,) * 4,
+        data_wait_seconds=(waiting * seconds / 4,) * 4,
     )
 
 
@@ -224,14 +224,18 @@ def images(count: int, value: float) -> np.ndarray:
 def generation(
     unit: str, name: str, base: tuple[str, ...], of: Case, train: float, loss: float, data: str
 ) -> tuple[list[StageRow], list[Record]]:
-    """Both milestones of a training run, as the ledger would book them."""
+    """Both milestones of a training run, as the ledger would book them.
+
+    A decode loader makes it wait for a fifth of the time.
+    """
+    waiting = 0.2 if of.settings["loader"] == "decode" else 0.1
     rows: list[StageRow] = []
     found: list[Record] = []
     trained: tuple[str, ...] = ()
     for epochs in (5, 10):
         t, n, s, g = (f"{name}-{letter}{epochs}" for letter in "tnsg")
         rows += [
-            steps(unit, t, train, data, *trained[-1:]),
+            steps(unit, t, train, data, *trained[-1:], waiting=waiting),
             row(unit, n, "score_net", 0.1, t, "held"),
             row(unit, s, "sample", 0.4, t),
             row(unit, g, "score_generation", 0.05, s, "refs"),
@@ -491,10 +495,42 @@ def test_pairs_differ_in_one_factor_and_skip_repeats(toy: Path) -> None:
 
 
 def test_outcomes_of_one_run_are_one_value(toy: Path) -> None:
-    # Two milestones of three runs: three values of time, each of the last milestone.
+    # Two milestones of two runs: one pair, of the last milestone.
+    (pair,) = Report(load_run(toy)).pairs(PER_IMAGE, "train_on", "images", "dip")
+    assert (pair.base.settings["epochs"], pair.other.settings["epochs"]) == (10, 10)
+    assert pair.base.settings["task"] == "generate"
+
+
+def cut_short(path: Path, unit: str, epochs: int = 10) -> None:
+    """Turns what a unit made after `epochs` into a timeout, without scores, bill or samples."""
+    file = path / records.UNITS / unit / records.RECORDS
+    found = records.read_lines(file, Record)
+    file.unlink()
+    nothing: dict[str, Any] = {"scores": {}, "stages": (), "samples": None}
+    for one in found:
+        late = one.settings["epochs"] == epochs
+        update = {"status": "timeout", "error": "slow", **nothing} if late else {}
+        records.append(file, [one.model_copy(update=update)])
+
+
+def test_runs_are_compared_at_the_last_milestone_that_both_have(toy: Path) -> None:
+    cut_short(toy, "dip")
     report = Report(load_run(toy))
-    assert [outcome.settings["epochs"] for outcome in report.runs] == [10, 10, 10]
-    assert not [one for one in report.runs if one.settings["task"] == "restore"]
+    assert report.reference is not None
+    assert report.reference.words == "4 images, 1000 linear, 5 epochs"
+    assert set(report.reference.arms) == {("images", "memory"), ("dip", "memory")}
+    assert report.dip_time is not None
+    assert report.dip_loss is not None
+    # After 5 epochs: 1.8 against 2.25 s, a loss of 0.4 against 0.5; after 10 epochs the images
+    # alone have a loss of 0.25, against which 0.4 would be higher.
+    assert report.dip_time.mean == pytest.approx(1.8 / 2.25)
+    assert report.dip_loss.mean == pytest.approx(0.4 / 0.5)
+    assert report.dip_total is not None
+    # 8.3 + 0.82 + 1.8 + 0.2 + 0.55 against 0.8 + 2.25 + 0.2 + 0.55.
+    assert report.dip_total.mean == pytest.approx(11.67 / 3.8)
+    # The images run and its repeat are still compared after 10.
+    (again,) = report.pairs(PER_IMAGE, "repeat", 1, 2)
+    assert again.base.settings["epochs"] == 10
 
 
 def grid_run(path: Path) -> Path:
@@ -517,16 +553,39 @@ def grid_run(path: Path) -> Path:
     return folder.finish()
 
 
+Given = tuple[dict[str, Any], float, float]
+
+
+def arms_run(path: Path, *given: Given) -> Path:
+    """A training run for each of: its settings with seed and repeat, the seconds of each of its
+    two parts, its loss after 5 epochs. Priors take 8 s, preparing 0.1 s. Named u0, u1, ...
+    """
+    folder = Folder(path)
+    folder.unit("priors", [row("priors", "fit", "fit_priors", 8.0)])
+    for place, (settings, train, loss) in enumerate(given):
+        unit, of = f"u{place}", case(**settings)
+        dip = of.settings["train_on"] == "dip"
+        rows = [row(unit, "data", "prepare", 0.1)]
+        rows += [row(unit, "fit", "fit_priors", None)] if dip else []
+        base = ("data", "fit") if dip else ("data",)
+        made, found = generation(unit, unit, base, of, train, loss, "data")
+        folder.unit(unit, rows + made, found, needs=("priors",) if dip else ())
+    return folder.finish()
+
+
 def test_what_two_loaders_tell_alike_counts_once(tmp_path: Path) -> None:
     report = Report(load_run(grid_run(tmp_path / "grid")))
     assert report.dip_time is not None
     assert report.dip_loss is not None
-    assert (report.dip_time.n, report.dip_loss.n) == (6, 3)
-    assert len(report.pair_values(EPS_LOSS, "epochs", 5, 10, of_runs=False)) == 6
+    assert (report.dip_time.n, report.dip_loss.pairs) == (6, 3)
+    assert len(report.pair_values(EPS_LOSS, "epochs", 5, 10)) == 6
     assert report.loader_time is not None
     assert report.loader_time.mean == pytest.approx(1.2)
     assert report.reference is not None
-    assert (report.reference.words, len(report.reference.arms)) == ("16 images, 1000 linear", 4)
+    assert (report.reference.words, len(report.reference.arms)) == (
+        "16 images, 1000 linear, 10 epochs",
+        4,
+    )
 
 
 def test_priors_that_were_fitted_once_are_one_measurement(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from bench.stats import (
     by_execution,
     effect_of,
     fitted_exponent,
-    paired_difference,
     paired_ratio,
     sign_flip_p,
 )
@@ -67,12 +66,6 @@ def test_ratio_is_the_geometric_mean() -> None:
     logs = effect_of([math.log(2), math.log(8), math.log(4)])
     assert logs.low is not None
     assert effect.low == pytest.approx(math.exp(logs.low))
-
-
-def test_difference_keeps_the_unit() -> None:
-    effect = paired_difference(pairs_of([(1, 3), (1, 4), (1, 5)]))
-    assert effect is not None
-    assert effect.mean == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan])

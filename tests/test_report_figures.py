@@ -1,0 +1,442 @@
+"""The figures that each section shows, from its tables, against sums done by hand."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from markupsafe import Markup
+
+from bench.stats import Effect
+from reports import page, plots, plots_quality, svg, words
+from reports.context import EPS_LOSS, PER_IMAGE, TRAIN_SECONDS, Report
+from reports.load import load_run
+from reports.sections_published import published
+from tests.test_report_tables import (
+    Folder,
+    Given,
+    arms_run,
+    case,
+    cut_short,
+    grid_run,
+    images,
+    record,
+    row,
+    toy_run,
+)
+
+# t(0.975, 2) / sqrt(3): half an interval over three values, in their standard deviations.
+HALF = 4.302652729911275 / math.sqrt(3)
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(svg, "render", lambda *_, **__: Markup())
+
+
+def section(path: Path, name: str) -> str:
+    built = page.build(load_run(path))["report.html"].decode()
+    found = re.search(rf'<section id="{name}">.*?</section>', built, re.DOTALL)
+    assert found is not None, name
+    return found.group()
+
+
+def text(source: str) -> str:
+    return " ".join(html.unescape(re.sub("<[^>]*>", " ", source)).split())
+
+
+def rows_of(source: str, first: str) -> list[list[str]]:
+    """The rows of the one table whose first column has this name."""
+    (found,) = [
+        table
+        for table in re.findall(r"<table.*?</table>", source, re.DOTALL)
+        if text(re.findall(r"<th[^>]*>(.*?)</th>", table)[0]) == first
+    ]
+    return [
+        [text(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", line, re.DOTALL)]
+        for line in re.findall(r"<tr>(?!<th)(.*?)</tr>", found, re.DOTALL)
+    ]
+
+
+def close(values: list[str], expected: list[float]) -> bool:
+    return [float(value) for value in values] == pytest.approx(expected, rel=1e-5)
+
+
+def square(path: Path) -> Path:
+    """Target x loader: 50, 40, 62.5 and 62.5 ms an image."""
+    given: list[Given] = [
+        ({"train_on": "images", "loader": "memory"}, 1.0, 0.5),
+        ({"train_on": "dip", "loader": "memory"}, 0.8, 0.5),
+        ({"train_on": "images", "loader": "decode"}, 1.25, 0.5),
+        ({"train_on": "dip", "loader": "decode"}, 1.25, 0.5),
+    ]
+    return arms_run(path, *given)
+
+
+def test_target_by_loader(tmp_path: Path) -> None:
+    found = section(square(tmp_path / "run"), "loaders")
+    assert rows_of(found, "train on") == [
+        ["images", "memory", "50", "5"],
+        ["images", "decode", "62.5", "12.5"],
+        ["dip", "memory", "40", "4"],
+        ["dip", "decode", "62.5", "12.5"],
+    ]
+    effects = rows_of(found, "effect on training seconds an image")
+    # sqrt(1.25 * 1.5625); sqrt(0.8 * 1); 1 / 0.8.
+    assert [line[1] for line in effects] == ["1.40×", "0.894×", "1.25×"]
+    assert "With the decode loader 20.0 % of the training time was waiting" in text(found)
+
+
+def test_the_contrast_as_published(tmp_path: Path) -> None:
+    found = rows_of(section(square(tmp_path / "run"), "published"), "row")
+    ours = {line[0]: line[1:3] for line in found}
+    # 0.8 in memory over 1.25 decoded; at equal loaders 0.8 and 1.
+    assert ours["ours, loaders as published"] == ["0.64", "0.64"]
+    assert ours["ours, equal loaders"] == ["0.8, 1", "0.894427"]
+
+
+def test_a_square_is_of_one_milestone(tmp_path: Path) -> None:
+    path = square(tmp_path / "run")
+    cut_short(path, "u3")
+    report = Report(load_run(path))
+    (arms,) = report.side_by_side(
+        ("images", "memory"), ("dip", "memory"), ("images", "decode"), ("dip", "decode")
+    )
+    assert [outcome.settings["epochs"] for outcome in arms] == [5, 5, 5, 5]
+    (two,) = report.side_by_side(("images", "decode"), ("dip", "memory"))
+    assert [outcome.settings["epochs"] for outcome in two] == [10, 10]
+    assert "5 epochs, one run each" in text(section(path, "loaders"))
+    # The memory pair after 10, the decoded pair after 5.
+    assert "all else equal and after 5 or 10 epochs on both sides" in text(section(path, "answer"))
+    # A row of its own for each setting of the published table, none of which is here.
+    assert "has 0" in published(report).finding
+
+
+def test_the_control_strip(tmp_path: Path) -> None:
+    given: list[Given] = [
+        ({}, 1.0, 0.5),
+        ({"repeat": 2}, 1.1, 0.5),
+        ({"num_train_timesteps": 500}, 1.25, 0.5),
+        ({"beta_schedule": "squaredcos_cap_v2"}, 1.5, 0.5),
+    ]
+    none = ["–", "–", "–"]
+    assert rows_of(section(arms_run(tmp_path / "run", *given), "answer"), "row") == [
+        ["the same case again", "1.1", "1.1", *none],
+        ["1000 / 500 timesteps", "0.8", "0.8", *none],
+        ["squaredcos / linear", "1.5", "1.5", *none],
+    ]
+
+
+def test_seeds_are_paired_with_themselves_and_repeats_with_nobody(tmp_path: Path) -> None:
+    given: list[Given] = [
+        ({"seed": 0}, 1.0, 0.5),
+        ({"seed": 1}, 2.0, 0.5),
+        ({"seed": 0, "repeat": 2}, 1.1, 0.5),
+        ({"seed": 0, "train_on": "dip"}, 0.8, 0.6),
+        ({"seed": 1, "train_on": "dip"}, 1.0, 0.5),
+    ]
+    report = Report(load_run(arms_run(tmp_path / "run", *given)))
+    pairs = report.pair_values(TRAIN_SECONDS, "train_on", "images", "dip")
+    assert [(pair.base, pair.other) for pair in pairs] == [(2.0, 1.6), (4.0, 2.0)]
+    (again,) = report.pair_values(TRAIN_SECONDS, "repeat", 1, 2)
+    assert (again.base, again.other) == (2.0, 2.2)
+    assert report.reference is not None
+    assert {outcome.record.seed for outcome in report.reference.arms.values()} == {0}
+    assert "(2 pairs of 2 seeds, no interval)" in text(section(report.run.folder, "loss"))
+
+
+def test_loss_of_one_seed_has_no_interval(tmp_path: Path) -> None:
+    path = grid_run(tmp_path / "grid")
+    assert "3 pairs of one seed, no interval" in text(section(path, "answer"))
+    assert "3 pairs of one seed, no interval" in text(section(path, "loss"))
+    quality = [
+        line for line in rows_of(section(path, "scaling"), "factor") if line[1] == "held-out loss"
+    ]
+    assert {line[3] for line in quality if line[2] != "not measured here"} == {
+        "one seed, no interval"
+    }
+    assert {line[5] for line in quality} == {"–"}
+
+
+def test_loss_of_three_seeds_has_the_interval_over_their_means(tmp_path: Path) -> None:
+    ratios = {0: (1.1, 1.2), 1: (1.3, 1.3), 2: (1.0, 1.4)}
+    given: list[Given] = []
+    for seed, of_sizes in ratios.items():
+        for size, ratio in zip((4, 8), of_sizes, strict=True):
+            given.append(({"seed": seed, "num_images": size}, 1.0, 1.0))
+            given.append(({"seed": seed, "num_images": size, "train_on": "dip"}, 1.0, ratio))
+    path = arms_run(tmp_path / "run", *given)
+    means = [math.log(a * b) / 2 for a, b in ratios.values()]
+    middle, half = float(np.mean(means)), HALF * float(np.std(means, ddof=1))
+    effect = Report(load_run(path)).dip_loss
+    assert effect is not None
+    assert (effect.n, effect.pairs, effect.p) == (3, 6, 2 / 8)
+    assert (effect.low, effect.mean, effect.high) == pytest.approx(
+        (math.exp(middle - half), math.exp(middle), math.exp(middle + half))
+    )
+    said = text(section(path, "loss"))
+    assert "20.9 % higher (6 pairs of 3 seeds, 95 % interval +2.99 % to +41.9 %)" in said
+    (line,) = [
+        line
+        for line in rows_of(section(path, "scaling"), "factor")
+        if line[:2] == ["images: 8 / 4", "held-out loss"]
+    ]
+    assert " to " in line[3]
+    assert line[4] == "6"
+
+
+def test_scaling(tmp_path: Path) -> None:
+    found = section(grid_run(tmp_path / "grid"), "scaling")
+    # 16 / 4 images: 4 times the seconds, the same an image; losses 1.16 / 1.04 and 2.16 / 2.04.
+    assert "4× the images took 4.00× the training seconds (4 pairs" in text(found)
+    ratios = {tuple(line[:2]): line[2] for line in rows_of(found, "factor")}
+    assert ratios["images: 16 / 4", "training s an image"] == "1.000×"
+    assert ratios["images: 16 / 4", "held-out loss"] == "1.087×"
+    assert ratios["epochs: 10 / 5", "training s an image"] == "1.000×"
+    assert ratios["epochs: 10 / 5", "held-out loss"] == "0.500×"
+    drawn = [line[1:] for line in rows_of(found, "quantity") if line[0] == "training seconds"]
+    # In memory 1 s an image and milestone.
+    assert [line[2:] for line in drawn if line[:2] == ["images", "images"]][:3] == [
+        ["4", "8"],
+        ["8", "16"],
+        ["16", "32"],
+    ]
+
+
+def test_a_line_along_an_axis_is_of_one_milestone(tmp_path: Path) -> None:
+    given: list[Given] = [({"num_images": size}, float(size), 0.5) for size in (4, 8)]
+    path = arms_run(tmp_path / "run", *given)
+    cut_short(path, "u1")
+    drawn = rows_of(section(path, "scaling"), "quantity")
+    assert [line[3:] for line in drawn if line[1] == "images"] == [
+        ["4", "4"],
+        ["8", "8"],
+        ["4", "0.5"],
+        ["8", "0.5"],
+    ]
+
+
+def sharing(path: Path, *ratios: float) -> str:
+    """Three sizes, the largest with 0.1 + 2 * 2 = 4.1 s a run on images; priors of 8 s."""
+    given: list[Given] = []
+    for size, ratio in zip((4, 8, 16), ratios, strict=True):
+        given.append(({"num_images": size}, size / 8, 0.5))
+        given.append(({"num_images": size, "train_on": "dip"}, ratio * size / 8, 0.5))
+    return section(arms_run(path, *given), "ledger")
+
+
+def test_break_even_where_all_of_the_interval_is_a_gain(tmp_path: Path) -> None:
+    found = sharing(tmp_path / "run", 0.4, 0.5, 0.625)
+    end = math.exp(HALF * math.log(1.25))
+    low, high = 0.1 + 4 * 0.5 / end, 0.1 + 4 * 0.5 * end
+    # 8 / (4.1 - 2.1) runs.
+    (line,) = rows_of(found, "priors, s")
+    assert close(line, [8.0, 4.1, 2.1, low, high, 4.0, 8 / (4.1 - low)])
+    assert (
+        "8.00 s would be paid back after 4.00 training runs that share them (95 % interval 2.81 "
+        "to 15.4; 2.10 s against 4.10 s a run)"
+    ) in text(found)
+    assert "paid back after 4.00" in text(section(tmp_path / "run", "answer"))
+
+
+def test_break_even_that_the_run_cannot_tell(tmp_path: Path) -> None:
+    found = sharing(tmp_path / "run", 0.8, 1.0, 1.25)
+    low = 0.1 + 4 / math.exp(HALF * math.log(1.25))
+    (line,) = rows_of(found, "priors, s")
+    assert line[5] == "–"
+    assert close([*line[:4], line[6]], [8.0, 4.1, 4.1, low, 8 / (4.1 - low)])
+    said = "This run cannot tell whether sharing the priors ever pays for their 8.00 s; at least "
+    assert f"{said}4.70 training runs would have to share them" in text(found)
+    answer = text(section(tmp_path / "run", "answer"))
+    assert f"{said}4.70 training runs" in answer
+    # exp(0.5543) - 1: beside the words of the suite, before the finding.
+    assert "measured: ±74.1 %" in answer
+    assert answer.index("What this run can and cannot show.") < answer.index("With DIP outputs")
+
+
+def test_the_drawn_lines_meet_at_the_break_even(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+
+    def render(name: str, _: str, draw: svg.Draw, **__: object) -> Markup:
+        if name == "break-even":
+            draw(5.0)
+        return Markup()
+
+    monkeypatch.setattr(svg, "render", render)
+    monkeypatch.setattr(plots, "break_even", lambda *given: drawn.append(given))
+    sharing(tmp_path / "gain", 0.5, 0.5, 0.5)
+    sharing(tmp_path / "unclear", 0.8, 1.0, 1.25)
+    (lines, ends, mark, _), (_, (low, high), at_least, _) = drawn
+    # 8 + 2.1 n and 4.1 n: both 16.4 s after 4 runs; drawn to 10 runs.
+    assert [(line.arm, *line.x, *line.y) for line in lines] == [
+        ("dip", 0.0, 10.0, 8.0, pytest.approx(29.0)),
+        ("images", 0.0, 10.0, 0.0, pytest.approx(41.0)),
+    ]
+    assert ends == [[8.0, pytest.approx(29.0)]] * 2
+    assert mark == ("break-even at 4.00", pytest.approx(4.0))
+    assert at_least == ("at least 4.70", pytest.approx(4.69992, rel=1e-5))
+    assert low[-1] < high[-1]
+
+
+def test_break_even_never(tmp_path: Path) -> None:
+    found = sharing(tmp_path / "run", 1.25, 1.25, 1.25)
+    (line,) = rows_of(found, "priors, s")
+    assert line[5:] == ["–", "–"]
+    assert close(line[:5], [8.0, 4.1, 5.1, 5.1, 5.1])
+    said = "never pays for their 8.00 s, as far as this run can see"
+    assert said in text(found)
+    assert said in text(section(tmp_path / "run", "answer"))
+
+
+def test_break_even_without_an_interval(tmp_path: Path) -> None:
+    found = section(toy_run(tmp_path / "toy").finish(), "ledger")
+    # 0.8 + 4.5; the same with 0.8 times the training.
+    assert rows_of(found, "priors, s") == [["8.3", "5.3", "4.4", "–", "–", "–", "–"]]
+    assert "cannot tell whether sharing the priors ever pays for their 8.30 s: DIP" in text(found)
+    assert "measured: none" in text(section(tmp_path / "toy", "answer"))
+
+
+def test_the_bills(tmp_path: Path) -> None:
+    found = section(toy_run(tmp_path / "toy").finish(), "ledger")
+    assert rows_of(found, "arm") == [
+        ["images, memory", "0.8", "0", "4.5", "0.4", "0.35", "0"],
+        ["dip, memory", "0.82", "8.3", "3.6", "0.4", "0.35", "0"],
+    ]
+
+
+def test_the_loss_curve(tmp_path: Path) -> None:
+    found = section(toy_run(tmp_path / "toy").finish(), "loss")
+    # 0.3 of preparing and 2.25 or 2.7 a part; 8.3 + 0.5 + 0.02 and 1.8 a part.
+    assert rows_of(found, "setting") == [
+        ["4 images, 1000 linear", arm, seconds, loss]
+        for arm, seconds, loss in (
+            ("images", "2.55", "0.5"),
+            ("images", "4.8", "0.25"),
+            ("images, again", "3", "0.5"),
+            ("images, again", "5.7", "0.25"),
+            ("dip", "10.62", "0.4"),
+            ("dip", "12.42", "0.2"),
+        )
+    ]
+    assert "mean over the log-SNR levels −3, 0, 3 and 6, the same noise" in text(found)
+
+
+def test_the_loss_curve_leaves_room_for_the_priors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(svg, "render", lambda *given, **_: (given[2](5.0), Markup())[1])
+    for name in ("forest", "loaders", "bars", "break_even"):
+        monkeypatch.setattr(plots, name, lambda *_: None)
+    for name in ("loss_curve", "loss_facets", "anchors", "restoration", "scaling"):
+        monkeypatch.setattr(
+            plots_quality, name, lambda *given, name=name: drawn.append((name, given[0]))
+        )
+    page.build(load_run(toy_run(tmp_path / "toy").finish()))
+    (facet,) = [given for name, given in drawn if name == "loss_curve"]
+    # 8 of the fit, 0.25 of the join, 0.05 of the encoding.
+    assert facet.priors == pytest.approx(8.3)
+    assert [(line.arm, line.faint) for line in facet.lines] == [
+        ("images", False),
+        ("images", True),
+        ("dip", False),
+    ]
+
+
+def test_noise_by_stage(tmp_path: Path) -> None:
+    found = rows_of(section(toy_run(tmp_path / "toy").finish(), "noise"), "stage")
+    assert dict(found) == {
+        "prepare": "1, 1",
+        "sample": "1",
+        "score_anchors": "1",
+        "score_generation": "1",
+        "score_net": "1",
+        "train_ddpm": "1.2, 1.2",
+    }
+
+
+def test_restoration(tmp_path: Path) -> None:
+    found = rows_of(section(toy_run(tmp_path / "toy").finish(), "restoration"), "start")
+    # 22 and 24 dB: t(0.975, 1) * sqrt(2) / sqrt(2). The DIP: 10 log10(4 / 0.01), alike for both.
+    assert found == [
+        ["dip", "5", "4.22", "23", "12.7062"],
+        ["dip", "–", "4.02", "26.0206", "0"],
+    ]
+
+
+def in_chunks(path: Path) -> Path:
+    """Three held-out images, their DIP fitted in chunks of two, restored in 5 and in 10 steps."""
+    folder = Folder(path)
+    degraded = np.concatenate([images(2, -0.5), images(1, -0.1)])
+    rows = [
+        row("priors", "held", "prepare", 0.1),
+        row("priors", "degraded", "degrade", 0.01, "held"),
+        row("priors", "second", "fit_priors", 1.0, "degraded"),
+        row("priors", "first", "fit_priors", 3.0, "degraded"),
+        row("priors", "joined", "join", 0.5, "first", "second"),
+    ]
+    kept = {
+        "held": {"pixels": degraded},
+        "first": {"outputs": images(2, -0.4)},
+        "second": {"outputs": images(1, -0.3)},
+    }
+    folder.unit("priors", rows, artifacts=kept)
+    loaded = [row("u", one.key, one.function, None, *one.parents) for one in rows]
+    made = [row("u", "net", "train_ddpm", 1.0)]
+    found = []
+    for taken in (10, 5):
+        made.append(row("u", f"sampled-{taken}", "sample", taken / 10, "net", "joined"))
+        of = case(epochs=10, task="restore", start_from="dip", num_inference_steps=taken)
+        keys = [*(one.key for one in loaded), "net", f"sampled-{taken}"]
+        found.append(record("u", keys, f"sampled-{taken}", of, paired_psnr=20.0 + taken))
+    pictures = {f"sampled-{taken}": {"images": images(3, 0.0)} for taken in (5, 10)}
+    folder.unit("u", loaded + made, found, needs=("priors",), artifacts=pictures)
+    return folder.finish()
+
+
+def test_a_dip_alone_is_of_all_chunks(tmp_path: Path) -> None:
+    path = in_chunks(tmp_path / "run")
+    (alone,) = [line for line in rows_of(section(path, "restoration"), "start") if line[1] == "–"]
+    each = [10 * math.log10(4 / d**2) for d in (0.1, 0.1, 0.2)]
+    half = HALF * float(np.std(each, ddof=1))
+    assert close(alone[2:], [4.5, float(np.mean(each)), half])
+    # Seconds of both chunks and pictures of one would not belong together.
+    (path / "units/priors/artifacts/second.safetensors").unlink()
+    assert all(line[1] != "–" for line in rows_of(section(path, "restoration"), "start"))
+
+
+def test_restored_pictures_are_those_of_the_most_steps(tmp_path: Path) -> None:
+    found = text(section(in_chunks(tmp_path / "run"), "pictures"))
+    assert "from dip, 10 steps" in found
+    assert "from dip, 5 steps" not in found
+
+
+def test_a_level_that_a_schedule_does_not_reach_is_null(tmp_path: Path) -> None:
+    path = square(tmp_path / "run")
+    file = path / "units" / "u0" / "records.jsonl"
+    file.write_text(
+        file.read_text().replace('"eps_loss":', '"eps_loss_at_log_snr_-6":0.1,"eps_loss":')
+    )
+    report = Report(load_run(path))
+    assert report.dip_loss is not None
+    assert "eps_loss_at_log_snr_-6" in section(path, "results")
+
+
+def test_half_the_width_of_a_ratio() -> None:
+    assert words.half_width(Effect(1.0, 0.8, 1.25, 3, None, 3)) == "±25.0\N{NO-BREAK SPACE}%"
+    assert words.half_width(Effect(1.0, None, None, 2, None, 2)) is None
+
+
+def test_quantities_know_their_replicate(tmp_path: Path) -> None:
+    report = Report(load_run(square(tmp_path / "run")))
+    (first, *_) = report.pair_values(PER_IMAGE, "train_on", "images", "dip")
+    assert first.executions == {"u0", "u1"}
+    (loss,) = report.pair_values(EPS_LOSS, "train_on", "images", "dip")
+    assert loss.executions == {"seed 0"}
