@@ -13,7 +13,7 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests"]
 
-FOLDERS = ["dipddpm", "bench", "reports", "tests", "noxfile.py"]
+FOLDERS = ["dipddpm", "bench", "reports", "scripts", "tests", "noxfile.py"]
 RUNS = Path("runs")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from reports.pictures import Strip
+from reports.figures.pictures import Strip
 
 Value = str | int | float | bool | None
 

@@ -12,16 +12,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from bench.records import UserError
-from reports import (
-    sections_cost,
-    sections_grid,
-    sections_published,
-    sections_quality,
-    sections_run,
-)
 from reports.blocks import Section
 from reports.context import Report
 from reports.load import Loaded, plain_text
+from reports.sections import cost, grid, published, quality
+from reports.sections import run as about_run
 from reports.tables import results
 from reports.words import plural
 
@@ -61,24 +56,23 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def _sections(report: Report, csv: str) -> list[Section]:
-    pictures = sections_grid.pictures(report)
-    quality = sections_quality.quality(report)
+    shown, scored = grid.pictures(report), quality.quality(report)
     # Noise is judged by looking at it, not by a score of it.
-    near_noise = sections_quality.near_noise(report) is not None
+    near_noise = quality.near_noise(report) is not None
     return [
-        sections_cost.answer(report),
-        sections_published.published(report),
-        sections_quality.loss(report),
-        sections_cost.loaders(report),
-        sections_cost.ledger(report),
-        *((pictures, quality) if near_noise else (quality, pictures)),
-        sections_quality.restoration(report),
-        sections_grid.scaling(report),
-        sections_cost.noise(report),
-        sections_run.results(report, csv),
+        cost.answer(report),
+        published.published(report),
+        quality.loss(report),
+        cost.loaders(report),
+        cost.ledger(report),
+        *((shown, scored) if near_noise else (scored, shown)),
+        quality.restoration(report),
+        grid.scaling(report),
+        cost.noise(report),
+        about_run.results(report, csv),
         # After all others: it tells which artifacts they could not read.
-        sections_run.troubles(report),
-        sections_run.environment(report),
+        about_run.troubles(report),
+        about_run.environment(report),
     ]
 
 
@@ -101,7 +95,7 @@ def _html(report: Report, csv: str) -> str:
         facts=[
             f"{machine.device_name} ({machine.device})",
             f"commit {(machine.commit or 'unknown')[:12]}{changes}",
-            f"{plural(len(report.found), 'outcome')} in {sections_run.minutes(report)} of work",
+            f"{plural(len(report.found), 'outcome')} in {about_run.minutes(report)} of work",
             f"begun {plan.created[:10]}",
         ],
         incomplete=_incomplete(report),

@@ -13,10 +13,12 @@ import pytest
 from markupsafe import Markup
 
 from bench.stats import Effect
-from reports import page, plots, plots_quality, svg, words
+from reports import page, words
 from reports.context import EPS_LOSS, PER_IMAGE, TRAIN_SECONDS, Report
+from reports.figures import plots, svg
+from reports.figures import quality as plots_quality
 from reports.load import load_run
-from reports.sections_published import published
+from reports.sections.published import published
 from tests.test_report_tables import (
     Folder,
     Given,

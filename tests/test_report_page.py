@@ -25,9 +25,10 @@ from PIL import Image
 from bench import records, suite
 from bench.records import Record, Setting
 from reports import __main__ as command
-from reports import claims, page, pictures, plots, svg, words
+from reports import claims, page, words
+from reports.figures import pictures, plots, svg
+from reports.figures.plots import ForestRow
 from reports.load import load_run, plain_text, without_home
-from reports.plots import ForestRow
 from tests.test_report_tables import Folder, case, images, record, row, toy_run
 
 ROOT = Path(__file__).parents[1]

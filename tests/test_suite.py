@@ -237,7 +237,7 @@ def test_the_report_knows_what_a_training_run_does_not_depend_on() -> None:
     # reports may not import bench.suite, so it keeps a list of its own.
     from reports.tables import OUTCOME_SETTINGS
 
-    assert OUTCOME_SETTINGS == suite.OUTCOME_FIELDS.keys()
+    assert suite.OUTCOME_FIELDS.keys() == OUTCOME_SETTINGS
 
 
 def test_a_context_is_not_a_setting() -> None:

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from reports.plots import Line, label_right
-from reports.svg import (
+from reports.figures.plots import Line, label_right
+from reports.figures.svg import (
     INK,
     MUTED,
     arm_colour,

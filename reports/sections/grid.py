@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from bench.records import StageRow
 from bench.stats import Effect, fitted_exponent
-from reports import plots_quality as plots
-from reports import svg
 from reports.blocks import Block, Cell, Figure, Pictures, Section, Table, Text, raw_table
 from reports.context import EPS_LOSS, LOSS_LEVELS, PER_IMAGE, TRAIN_SECONDS, Report
-from reports.pictures import Strip, psnr, strip
-from reports.plots import Line
-from reports.plots_quality import ScalingPanel
-from reports.sections_cost import effect_cells, missing
-from reports.sections_quality import Chain, restoration_chain
+from reports.effects import effect_cells, missing
+from reports.figures import quality as plots
+from reports.figures import svg
+from reports.figures.pictures import Strip, psnr, strip
+from reports.figures.plots import Line
+from reports.figures.quality import ScalingPanel
+from reports.sections.quality import Chain, restoration_chain
 from reports.tables import Outcome, Quantity, distinct, run_cell
 from reports.words import number, plural, ratio_effect, three, times
 

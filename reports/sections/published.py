@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.stats import Effect, Pair, paired_ratio
-from reports import plots, svg
 from reports.blocks import Block, Cell, Code, Figure, Section, Table, Text
 from reports.claims import (
     PUBLISHED_ARM,
@@ -17,8 +16,9 @@ from reports.claims import (
     suite_of,
 )
 from reports.context import PER_IMAGE, Report
-from reports.plots import ForestRow
-from reports.sections_cost import NOT_MEASURED, forest_data, logs
+from reports.effects import NOT_MEASURED, forest_data, logs
+from reports.figures import plots, svg
+from reports.figures.plots import ForestRow
 from reports.tables import Matched, Outcome, values
 from reports.words import number, ratio_effect, schedule
 

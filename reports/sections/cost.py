@@ -7,35 +7,21 @@ from dataclasses import dataclass
 
 from bench.records import Setting
 from bench.stats import Effect, Pair, paired_ratio
-from reports import plots, svg
 from reports.blocks import Block, Cell, Figure, Section, Table, Text, raw_table
 from reports.context import EPS_LOSS, PER_IMAGE, Report, cell_words, epochs_of, per_image
-from reports.plots import Bar, ForestRow, Line, LoaderPoint
+from reports.effects import effect_cells, forest_data, logs, missing, processes
+from reports.figures import plots, svg
+from reports.figures.plots import Bar, ForestRow, Line, LoaderPoint
 from reports.tables import GROUPS, TRAIN, Matched, Outcome, Quantity, values
 from reports.words import (
     change,
     half_width,
     number,
-    of_how_many_seeds,
     percent,
     ratio_effect,
     seconds,
     three,
-    times,
 )
-
-NOT_MEASURED = "not measured here"
-
-
-def missing(report: Report, what: str) -> str:
-    """The one line of a section without data."""
-    return f"No {what} in this run. It is made by `{report.how_to_get}`."
-
-
-def logs(pairs: Sequence[Pair]) -> list[float]:
-    """The ratios of pairs, as dots of a forest plot."""
-    return [pair.other / pair.base for pair in pairs]
-
 
 # The answer ------------------------------------------------------------------------------------
 
@@ -141,21 +127,6 @@ def _drawn(rows: Sequence[ForestRow]) -> svg.Draw:
     return lambda width: plots.forest(rows, "ratio of training seconds an image", width)
 
 
-def forest_data(rows: Sequence[ForestRow]) -> Table:
-    """The values behind a forest plot."""
-    return raw_table(
-        ["row", "pairs", "mean ratio", "low", "high", "sign-flip p"],
-        [
-            [row.label, ", ".join(f"{dot:.6g}" for dot in row.dots), *_effect_values(row.effect)]
-            for row in rows
-        ],
-    )
-
-
-def _effect_values(effect: Effect | None) -> list[float | None]:
-    return [effect.mean, effect.low, effect.high, effect.p] if effect else [None] * 4
-
-
 # Target x loader -------------------------------------------------------------------------------
 
 
@@ -217,21 +188,6 @@ def _two_by_two(report: Report) -> Table:
         "Effects over all pairs of this run that differ in that factor alone. An interval needs "
         "three runs on each side.",
     )
-
-
-def effect_cells(effect: Effect | None, *, of_seeds: bool = False) -> list[Cell]:
-    """Ratio, interval, pairs and p; what there is none of is a dash."""
-    if effect is None:
-        return [Cell(NOT_MEASURED, None), Cell("–", None), Cell("0", 0), Cell("–", None)]
-    interval = f"{of_how_many_seeds(effect)}, no interval" if of_seeds else "no interval"
-    if effect.low is not None and effect.high is not None:
-        interval = f"{times(effect.low)} to {times(effect.high)}"
-    return [
-        Cell(times(effect.mean), effect.mean),
-        Cell(interval, effect.low),
-        Cell(str(effect.pairs), effect.pairs),
-        Cell(number(effect.p), effect.p),
-    ]
 
 
 def _interaction(report: Report) -> Effect | None:
@@ -477,11 +433,6 @@ def noise(report: Report) -> Section:
     finding += "."
     words = ", ".join(sorted({cell_words(pair.base) for pair in pairs}))
     return Section("noise", "Noise", finding, [figure, Text(f"Repeated: {words}.")])
-
-
-def processes(*outcomes: Outcome) -> frozenset[str]:
-    """Those that the outcomes were measured in."""
-    return frozenset(outcome.record.unit for outcome in outcomes)
 
 
 def _seconds_pair(

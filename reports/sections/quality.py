@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.stats import effect_of
-from reports import plots_quality as plots
-from reports import svg
 from reports.blocks import Block, Figure, Note, Section, Table, raw_table
 from reports.context import LOSS_LEVELS, Report, arm_of, cell_words, eps_loss, facet_key
-from reports.pictures import psnr
-from reports.plots import Line
-from reports.plots_quality import AnchorPanel, Facet, Restored
-from reports.sections_cost import missing
+from reports.effects import missing
+from reports.figures import quality as plots
+from reports.figures import svg
+from reports.figures.pictures import psnr
+from reports.figures.plots import Line
+from reports.figures.quality import AnchorPanel, Facet, Restored
 from reports.tables import Outcome
 from reports.words import change, number, plural, seconds, three
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from bench.stats import Effect
-from reports.svg import (
+from reports.figures.svg import (
     INK,
     MUTED,
     PAGE,
