@@ -253,9 +253,9 @@ def test_break_even_that_the_run_cannot_tell(tmp_path: Path) -> None:
     assert line[5] == "–"
     assert close([*line[:4], line[6]], [8.0, 4.1, 4.1, low, 8 / (4.1 - low)])
     said = "This run cannot tell whether sharing the priors ever pays for their 8.00 s; at least "
-    assert f"{said}4.70 training runs would have to share them" in text(found)
+    assert f"{said}5 training runs would have to share them" in text(found)
     answer = text(section(tmp_path / "run", "answer"))
-    assert f"{said}4.70 training runs" in answer
+    assert f"{said}5 training runs" in answer
     # exp(0.5543) - 1: beside the words of the suite, before the finding.
     assert "measured: ±74.1 %" in answer
     assert answer.index("What this run can and cannot show.") < answer.index("With DIP outputs")
@@ -283,7 +283,7 @@ def test_the_drawn_lines_meet_at_the_break_even(
     ]
     assert ends == [[8.0, pytest.approx(29.0)]] * 2
     assert mark == ("break-even at 4.00", pytest.approx(4.0))
-    assert at_least == ("at least 4.70", pytest.approx(4.69992, rel=1e-5))
+    assert at_least == ("at least 5", pytest.approx(4.69992, rel=1e-5))
     assert low[-1] < high[-1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -318,7 +319,7 @@ def _crossing(report: Report) -> str:
     if shared.crossing is None:
         return (
             f"This run cannot tell whether sharing the priors ever pays for their {priors}; at "
-            f"least {three(shared.at_least)} training runs would have to share them "
+            f"least {math.ceil(shared.at_least)} training runs would have to share them "
             f"({seconds(shared.fastest)} a run with DIP at the near end of the interval of its "
             f"training time, {plain} a run on images)."
         )
@@ -337,7 +338,7 @@ def _sharing(report: Report) -> list[Block]:
     if shared.crossing is not None:
         mark = (f"break-even at {three(shared.crossing)}", shared.crossing)
     elif shared.at_least is not None:
-        mark = (f"at least {three(shared.at_least)}", shared.at_least)
+        mark = (f"at least {math.ceil(shared.at_least)}", shared.at_least)
     x = [0.0, max(10.0, 1.5 * mark[1]) if mark else 10.0]
     lines = [
         Line("dip", x, [shared.priors + n * shared.with_dip for n in x], "dip, priors once"),
