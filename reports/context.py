@@ -105,13 +105,13 @@ class Report:
         return max(sets.values(), key=len, default=[])
 
     @property
-    def how_to_get(self) -> str:
-        """The command that makes outcomes which this run has not."""
+    def how_to_complete(self) -> str | None:
+        """The command that makes what the suite has and this run has not; None: all is there."""
         if self.run.missing or self.run.missing_units:
             return self.run.resume
         if any(not outcome.ok for outcome in self.found):
             return f"{self.run.resume} --retry-failed"
-        return "python -m bench run quick"
+        return None
 
     def pairs(
         self, quantity: Quantity, factor: str, base: Setting, other: Setting

@@ -16,7 +16,10 @@ NOT_MEASURED = "not measured here"
 
 def missing(report: Report, what: str) -> str:
     """The one line of a section without data."""
-    return f"No {what} in this run. It is made by `{report.how_to_get}`."
+    made = "`python -m bench run quick`"
+    if report.how_to_complete is not None:
+        made = f"`{report.how_to_complete}` if this suite has it, else by {made}"
+    return f"No {what} in this run. It is made by {made}."
 
 
 def logs(pairs: Sequence[Pair]) -> list[float]:
