@@ -43,6 +43,8 @@ class Background:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # A shell starts what it puts in the background deaf to Ctrl-C, and that is inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     def group(self) -> list[int]:
