@@ -139,30 +139,48 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
 
 
+# The settings a reader tells outcomes apart by, with the heads of their columns.
+_SETTINGS = {
+    "train_on": "on",
+    "loader": "loader",
+    "num_images": "images",
+    "epochs": "epochs",
+    "num_train_timesteps": "T",
+    "beta_schedule": "schedule",
+    "start_from": "from",
+    "num_inference_steps": "steps",
+}
+
+
 def summary(run: Run) -> Table:
-    """A row for each outcome: what it was, what it cost, how it scored."""
+    """A row for each outcome: what tells it from the others, what it cost, how it scored."""
     costs = Costs(run.plan, run.stage_rows())
+    records = sorted(run.records(), key=_order)
+    varied = [s for s in _SETTINGS if len({record.settings[s] for record in records}) > 1]
     table = Table(
-        title=f"{run.plan.suite}: seconds and scores of each outcome", title_justify="left"
+        title=f"{run.plan.suite}: seconds and scores of each outcome",
+        title_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
-    for name in ("train on", "loader", "images", "epochs", "T", "schedule", "from", "steps"):
-        table.add_column(
-            name, justify="right" if name in ("images", "epochs", "T", "steps") else "left"
-        )
-    for name in ("train s", "total s", "eps loss", "all-pairs dB", "paired dB", "status"):
-        table.add_column(name, justify="right" if name != "status" else "left")
-    for record in sorted(run.records(), key=_order):
-        s = record.settings
+    for name in varied:
+        number = all(isinstance(record.settings[name], int) for record in records)
+        table.add_column(_SETTINGS[name], justify="right" if number else "left")
+    for name in ("train s", "total s", "eps loss", "all-pairs dB", "paired dB"):
+        table.add_column(name, justify="right")
+    table.add_column("status")
+    for record in records:
         bill = _bill(record, costs)
         table.add_row(
-            str(s["train_on"]), str(s["loader"]), str(s["num_images"]), str(s["epochs"]),
-            str(s["num_train_timesteps"]), str(s["beta_schedule"]).split("_")[0],
-            str(s["start_from"]), str(s["num_inference_steps"]),
-            _total(bill, "train_ddpm"), _total(bill),
-            _score(record, "eps_loss"), _score(record, "all_pairs_psnr"),
+            *(str(record.settings[name]).split("_")[0] for name in varied),
+            _total(bill, "train_ddpm"),
+            _total(bill),
+            _score(record, "eps_loss"),
+            _score(record, "all_pairs_psnr"),
             _score(record, "paired_psnr"),
-            record.status if record.repeat == 1 else f"{record.status}, repeat {record.repeat}",
-        )  # fmt: skip
+            record.status + (f" ({record.repeat})" if record.repeat > 1 else ""),
+        )
     return table
 
 

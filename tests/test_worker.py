@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from bench import display, records
 from bench.engines import Engine, ForkserverEngine, Process, SubprocessEngine
@@ -259,3 +261,19 @@ def test_a_failed_unit_of_priors_is_not_called_ok(
     lines = [line for line in capsys.readouterr().out.splitlines() if "] priors-" in line]
     assert len(lines) == len(priors_of(run)) == 2
     assert all(line.endswith("timeout") for line in lines)
+
+
+def test_the_summary_has_the_settings_that_differ(run: Run) -> None:
+    screen = Console(width=120, record=True, file=io.StringIO())
+    screen.print(display.summary(run))
+    head, *rows = screen.export_text().splitlines()[1:]
+    # One loader and one schedule: neither needs a column.
+    assert head.split()[:4] == ["on", "images", "epochs", "from"]
+    assert len(rows) == NUM_CASES
+    assert "…" not in "".join((head, *rows))
+    scores = {tuple(row.split()[:4]): row.split()[4:] for row in rows}
+    for record in run.records():
+        s = record.settings
+        key = (str(s["train_on"]), str(s["num_images"]), str(s["epochs"]), str(s["start_from"]))
+        if s["task"] == "restore" and s["start_from"] != "noise":
+            assert f"{record.scores['paired_psnr']:.3f}" in scores[key]
