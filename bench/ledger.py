@@ -11,11 +11,12 @@ import dataclasses
 import hashlib
 import json
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from bench.artifacts import Artifacts
-from bench.meters import Clock, Counter, Device, Memory, Spans, Steps
+from bench.meters import Clock, Device, Memory, SharedCounter, Spans, Steps
 from bench.records import StageRow
 from bench.warmup import warm_up
 from dipddpm.config import Context
@@ -26,7 +27,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _Ledger:
+class _Ledger(ABC):
     """Keys, results by key, and rows; a subclass says what a new call does."""
 
     def __init__(self) -> None:
@@ -67,10 +68,11 @@ class _Ledger:
                 wanted.update(row.parents)
         return tuple(key for key in self.rows if key in wanted)
 
+    @abstractmethod
     def _perform(
         self, function: Callable[..., Any], args: Any, kwargs: Any, row: StageRow
     ) -> tuple[Any, StageRow]:
-        raise NotImplementedError
+        """The result of a call that has none yet, and its row, filled in."""
 
     def _remember(self, key: str, result: Any) -> None:
         if id(result) in self._key_of:
@@ -158,7 +160,7 @@ class MeasuringLedger(_Ledger):
         artifacts: Artifacts,
         spans: Spans,
         *,
-        counter: Counter | None = None,
+        counter: SharedCounter | None = None,
         warm: Warm = warm_up,
         refused: frozenset[Callable[..., Any]] = frozenset(),
     ) -> None:

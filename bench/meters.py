@@ -8,7 +8,7 @@ import mmap
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -111,15 +111,6 @@ def _host_peak() -> int | None:
     return None
 
 
-class Counter(Protocol):
-    def add_one(self) -> None: ...
-
-
-class Uncounted:
-    def add_one(self) -> None:
-        pass
-
-
 class SharedCounter:
     """A step counter in a file that another process can read while this one writes."""
 
@@ -141,9 +132,9 @@ class Steps:
     in the device's queue and read when the block is over.
     """
 
-    def __init__(self, device: Device, counter: Counter | None = None) -> None:
+    def __init__(self, device: Device, counter: SharedCounter | None = None) -> None:
         self._device = device
-        self._counter = counter or Uncounted()
+        self._counter = counter
         self._reset()
 
     def _reset(self) -> None:
@@ -178,7 +169,8 @@ class Steps:
             self.step_seconds.append(done - requested)
             if first is not None and last is not None:
                 self._marks.append((first, last))
-            self._counter.add_one()
+            if self._counter is not None:
+                self._counter.add_one()
 
 
 class Spans:
