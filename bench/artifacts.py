@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dipddpm.dip import Priors
 from dipddpm.images import ImageSet
-from dipddpm.metrics import Scores
 from dipddpm.sampling import Samples
+from dipddpm.scoring import Scores
 from dipddpm.training import TrainedNet
 
 # What a file may hold, by the name it is marked with.

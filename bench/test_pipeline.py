@@ -26,9 +26,10 @@ from dipddpm.config import (
 )
 from dipddpm.dip import fit_priors
 from dipddpm.images import ImageSet, encode, load, prepare
-from dipddpm.metrics import all_pairs_psnr, all_pairs_ssim, psnr, score_net, ssim
+from dipddpm.metrics import all_pairs_psnr, all_pairs_ssim, psnr, ssim
 from dipddpm.pipeline import run_pipeline
 from dipddpm.sampling import sample
+from dipddpm.scoring import score_net
 from dipddpm.sources import ImageSource, bundled_objects
 from dipddpm.training import TrainedNet, train_ddpm
 

@@ -14,14 +14,14 @@ from dipddpm.arms import STARTS
 from dipddpm.config import MADE_OF_PRIORS, Context, PipelineConfig, SamplingConfig
 from dipddpm.dip import fit_priors, join
 from dipddpm.images import ImageSet, degrade, encode, prepare, take
-from dipddpm.metrics import (
+from dipddpm.sampling import Samples, sample
+from dipddpm.scoring import (
     Scores,
     score_anchors,
     score_generation,
     score_net,
     score_restoration,
 )
-from dipddpm.sampling import Samples, sample
 from dipddpm.sources import EncodedImages, ImageSource
 from dipddpm.training import TrainedNet, train_ddpm
 

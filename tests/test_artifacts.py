@@ -10,8 +10,8 @@ import torch
 from bench.artifacts import ArtifactError, Artifacts, artifact_path, from_bytes, to_bytes
 from dipddpm.dip import Priors
 from dipddpm.images import ImageSet
-from dipddpm.metrics import Scores
 from dipddpm.sampling import Samples
+from dipddpm.scoring import Scores
 
 X = torch.randn(2, 3, 4, 4)
 RESULTS = [

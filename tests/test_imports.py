@@ -17,6 +17,7 @@ LEVELS = [
     {"dipddpm.sources"},
     {"dipddpm.images", "dipddpm.nets", "dipddpm.diffusion"},
     {"dipddpm.training", "dipddpm.dip", "dipddpm.arms", "dipddpm.sampling", "dipddpm.metrics"},
+    {"dipddpm.scoring"},
     {"dipddpm.pipeline"},
     {"dipddpm"},
 ]

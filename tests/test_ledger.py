@@ -27,9 +27,9 @@ from dipddpm.config import (
 )
 from dipddpm.dip import fit_priors, join
 from dipddpm.images import ImageSet, blur, degrade, encode, prepare, take
-from dipddpm.metrics import score_anchors, score_generation, score_net, score_restoration
 from dipddpm.pipeline import Outcome, run_pipeline
 from dipddpm.sampling import sample
+from dipddpm.scoring import score_anchors, score_generation, score_net, score_restoration
 from dipddpm.sources import open_source
 from dipddpm.training import TrainedNet, train_ddpm
 from tests.test_meters import FakeTime

@@ -22,8 +22,9 @@ from dipddpm.config import (
 )
 from dipddpm.diffusion import build_unet
 from dipddpm.images import ImageSet, encode, prepare, take
-from dipddpm.metrics import lag1_autocorrelation, score_net
+from dipddpm.metrics import lag1_autocorrelation
 from dipddpm.sampling import sample
+from dipddpm.scoring import score_net
 from dipddpm.sources import EncodedImages, ImageSource
 from dipddpm.training import (
     TrainedNet,

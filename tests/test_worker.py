@@ -214,8 +214,8 @@ def test_a_score_that_is_no_number_has_a_status(tmp_path: Path) -> None:
     from bench.suite import pipeline_config
     from bench.worker import _record
     from dipddpm.config import Context
-    from dipddpm.metrics import Scores
     from dipddpm.pipeline import run_pipeline
+    from dipddpm.scoring import Scores
 
     spec = next(unit for unit in toy_units() if unit.kind == "train" and not unit.needs)
     artifacts = Artifacts(tmp_path, {}, keep_all=False, keep_checkpoints=False)
