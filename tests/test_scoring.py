@@ -25,7 +25,7 @@ from dipddpm.sampling import Samples
 from dipddpm.scoring import score_anchors, score_generation, score_net, score_restoration
 from dipddpm.sources import ImageSource
 from dipddpm.training import TrainedNet
-from tests.reference import skimage_ssim, uniform
+from tests.reference import peak_signal_noise_ratio, skimage_ssim, uniform
 
 
 def test_anchors_in_closed_form(objects: ImageSource) -> None:
