@@ -1,4 +1,4 @@
-"""Effects from pairs: the mean, its 95 % interval, and the exact sign-flip p. numpy and scipy only.
+"""Effects from pairs: the mean, its interval, and its p. numpy and scipy only.
 
 The replicate is the execution: what was measured in one fresh process is one value, however many
 outcomes share it. With fewer than three of them there is no interval, however many cells there are.
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 CONFIDENCE = 0.95
 MIN_EXECUTIONS = 3
@@ -29,10 +29,26 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Quad:
+    """Four values that differ in two factors, a and b, only, and their processes."""
+
+    neither: float
+    a: float
+    b: float
+    both: float
+    executions: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Effect:
     """The mean of n replicates, made of `pairs`; without an interval `low` and `high` are None.
 
     A difference, in logarithms or in the unit of the values, or, after `as_ratio`, a ratio.
+
+    low, high: the 95 % interval
+    p: of the sign flips
+    standard_error: of the mean, of a ratio that of its logarithm; None without an interval, and
+        for a slope
     """
 
     mean: float
@@ -41,49 +57,130 @@ class Effect:
     n: int
     p: float | None
     pairs: int
+    standard_error: float | None = None
+    is_ratio: bool = False
 
     def as_ratio(self) -> Effect:
         """From logarithms to ratios."""
         low, high = (None if end is None else math.exp(end) for end in (self.low, self.high))
-        return replace(self, mean=math.exp(self.mean), low=low, high=high)
+        return replace(self, mean=math.exp(self.mean), low=low, high=high, is_ratio=True)
+
+    @property
+    def distance(self) -> float:
+        """The mean on the scale where no effect is 0 and the interval is symmetric."""
+        return math.log(self.mean) if self.is_ratio else self.mean
+
+    def distances(self, confidence: float) -> tuple[float, float] | None:
+        """The ends of an interval on the scale of `distance`: distance -+ t * standard error."""
+        if self.standard_error is None:
+            return None
+        half = t_quantile(confidence, self.n) * self.standard_error
+        return self.distance - half, self.distance + half
+
+    def interval(self, confidence: float) -> tuple[float, float] | None:
+        """The same in the unit of `mean`."""
+        ends = self.distances(confidence)
+        return (math.exp(ends[0]), math.exp(ends[1])) if ends and self.is_ratio else ends
+
+    @property
+    def half_width(self) -> float | None:
+        """Of the 95 % interval: the smallest effect it could have seen; of a ratio 0.02 is 2 %."""
+        if self.standard_error is None:
+            return None
+        half = t_quantile(CONFIDENCE, self.n) * self.standard_error
+        return math.expm1(half) if self.is_ratio else half
 
 
-def paired_ratio(pairs: Iterable[Pair], *, confidence: float = CONFIDENCE) -> Effect | None:
+def paired_ratio(pairs: Iterable[Pair]) -> Effect | None:
     """other / base, as the mean of the log-ratios; None without a pair.
 
-    Raises ValueError if a value is not above 0.
+    Raises ValueError if a value is not above 0 or not finite.
+    """
+    found = list(pairs)
+    return _ratio(found, [_log_ratio(pair.other, pair.base) for pair in found])
+
+
+def paired_difference(pairs: Iterable[Pair]) -> Effect | None:
+    """other - base, the mean over the pairs, for scores in dB or KID; None without a pair.
+
+    Raises ValueError if a value is not finite.
     """
     found = list(pairs)
     for pair in found:
-        if not (pair.base > 0 and pair.other > 0):
-            raise ValueError(f"a ratio needs values above 0, got {pair.other} / {pair.base}")
-    logs = [math.log(pair.other / pair.base) for pair in found]
-    effect = _over_executions(found, logs, confidence)
-    return effect and effect.as_ratio()
+        if not (math.isfinite(pair.base) and math.isfinite(pair.other)):
+            raise ValueError(f"a difference needs finite values, got {pair.other} - {pair.base}")
+    return _over_executions(found, [pair.other - pair.base for pair in found])
 
 
-def effect_of(differences: Sequence[float], *, confidence: float = CONFIDENCE) -> Effect:
-    """Mean, paired-t interval and sign-flip p of independent differences.
+@dataclass(frozen=True)
+class TwoByTwo:
+    """Ratios: with a / without a, with b / without b, a's ratio with b / a's ratio without b."""
 
-    One difference has no interval; differences without any spread have an interval of one point.
-    Raises ValueError if there is none.
+    a: Effect
+    b: Effect
+    interaction: Effect
+
+
+def two_by_two(quads: Iterable[Quad]) -> TwoByTwo | None:
+    """Main effects and interaction of two factors, as contrasts of logarithms; None without a quad.
+
+    In logarithms, after Yates 1937, The design and analysis of factorial experiments:
+    a = ((a - neither) + (both - b)) / 2, b likewise, interaction = (both - b) - (a - neither).
+    Yates halves the interaction as well; whole it is a ratio of two ratios.
+    Raises ValueError if a value is not above 0 or not finite.
+    """
+    found = list(quads)
+    if not found:
+        return None
+    a_alone = np.array([_log_ratio(quad.a, quad.neither) for quad in found])
+    a_with_b = np.array([_log_ratio(quad.both, quad.b) for quad in found])
+    b_alone = np.array([_log_ratio(quad.b, quad.neither) for quad in found])
+    b_with_a = np.array([_log_ratio(quad.both, quad.a) for quad in found])
+    contrasts = (a_alone + a_with_b) / 2, (b_alone + b_with_a) / 2, a_with_b - a_alone
+    a, b, interaction = (_ratio(found, contrast.tolist()) for contrast in contrasts)
+    assert a is not None and b is not None and interaction is not None
+    return TwoByTwo(a, b, interaction)
+
+
+def effect_of(differences: Sequence[float]) -> Effect:
+    """Mean, paired-t interval (Student 1908) and sign-flip p of independent differences.
+
+    One difference has no interval, nor have differences of which one is not finite; differences
+    without any spread have an interval of one point. Raises ValueError if there is none.
     """
     values = np.asarray(differences, dtype=float)
     n = len(values)
     if not n:
         raise ValueError("an effect needs at least one difference, got none")
     mean = float(values.mean())
-    if n < 2:
+    if n < 2 or not np.isfinite(values).all():
         return Effect(mean, None, None, n, None, n)
-    spread = 0.0 if np.ptp(values) == 0 else float(values.std(ddof=1)) / math.sqrt(n)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * spread
-    return Effect(mean, mean - half, mean + half, n, sign_flip_p(values.tolist()), n)
+    error = 0.0 if np.ptp(values) == 0 else float(values.std(ddof=1)) / math.sqrt(n)
+    half = t_quantile(CONFIDENCE, n) * error
+    return Effect(mean, mean - half, mean + half, n, sign_flip_p(values.tolist()), n, error)
+
+
+def t_quantile(confidence: float, n: int) -> float:
+    """Half the width of a two-sided interval over n values, in standard errors of their mean."""
+    return float(special.stdtrit(n - 1, (1 + confidence) / 2))
+
+
+def t_test_p(effect: Effect) -> float | None:
+    """Two-sided p of no effect by the paired t (Student 1908); None without an interval.
+
+    Below 0.05 just where the 95 % interval leaves no effect out; what Holm corrects.
+    """
+    if effect.standard_error is None:
+        return None
+    if effect.standard_error == 0:
+        return 1.0 if effect.distance == 0 else 0.0
+    return float(2 * special.stdtr(effect.n - 1, -abs(effect.distance) / effect.standard_error))
 
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:
     """Two-sided: the share of all sign patterns whose sum is at least as far from 0 as this one.
 
-    None above MAX_EXACT differences.
+    Fisher 1935, The Design of Experiments, section 21. None above MAX_EXACT differences.
     """
     if len(differences) > MAX_EXACT:
         return None
@@ -95,14 +192,14 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
     return float(np.mean(np.abs(sums) >= abs(sum(differences)) - slack))
 
 
-def by_execution(pairs: Sequence[Pair], differences: Sequence[float]) -> list[float]:
-    """One value for each set of pairs that share an execution: their mean.
+def by_execution(measured: Sequence[Pair | Quad], differences: Sequence[float]) -> list[float]:
+    """One value for each set of pairs, or of quads, that share an execution: their mean.
 
-    Pairs with a common process are not independent: what slowed it moved all of them.
+    Those with a common process are not independent: what slowed it moved all of them.
     """
     groups: list[tuple[set[str], list[float]]] = []
-    for pair, difference in zip(pairs, differences, strict=True):
-        executions, values = set(pair.executions), [difference]
+    for one, difference in zip(measured, differences, strict=True):
+        executions, values = set(one.executions), [difference]
         apart = []
         for group in groups:
             if group[0] & executions:
@@ -114,14 +211,27 @@ def by_execution(pairs: Sequence[Pair], differences: Sequence[float]) -> list[fl
     return [math.fsum(values) / len(values) for _, values in groups]
 
 
+def _log_ratio(other: float, base: float) -> float:
+    if not (0 < base < math.inf and 0 < other < math.inf):
+        raise ValueError(f"a ratio needs finite values above 0, got {other} / {base}")
+    return math.log(other / base)
+
+
+def _ratio(measured: Sequence[Pair | Quad], logs: Sequence[float]) -> Effect | None:
+    effect = _over_executions(measured, logs)
+    return effect and effect.as_ratio()
+
+
 def _over_executions(
-    pairs: Sequence[Pair], differences: Sequence[float], confidence: float
+    measured: Sequence[Pair | Quad], differences: Sequence[float]
 ) -> Effect | None:
-    values = by_execution(pairs, differences)
+    values = by_execution(measured, differences)
     if not values:
         return None
-    effect = replace(effect_of(values, confidence=confidence), pairs=len(pairs))
-    return effect if effect.n >= MIN_EXECUTIONS else replace(effect, low=None, high=None, p=None)
+    effect = replace(effect_of(values), pairs=len(measured))
+    if effect.n >= MIN_EXECUTIONS:
+        return effect
+    return replace(effect, low=None, high=None, p=None, standard_error=None)
 
 
 def fitted_exponent(x: Sequence[float], y: Sequence[float]) -> Effect | None:
@@ -133,5 +243,5 @@ def fitted_exponent(x: Sequence[float], y: Sequence[float]) -> Effect | None:
         return None
     fit = stats.linregress(np.log(x), np.log(y))
     slope, freedom = float(fit.slope), len(x) - 2
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * float(fit.stderr)
+    half = t_quantile(CONFIDENCE, freedom + 1) * float(fit.stderr)
     return Effect(slope, slope - half, slope + half, len(x), None, len(x))
