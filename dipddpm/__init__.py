@@ -13,21 +13,25 @@ from dipddpm.config import (
     Context,
     DataConfig,
     DIPConfig,
+    LoaderConfig,
     NoiseScheduleConfig,
     OutcomeConfig,
     PipelineConfig,
     RestorationConfig,
     SamplingConfig,
+    ScoringConfig,
     TrainingConfig,
     UNetConfig,
 )
 
 if TYPE_CHECKING:
+    from dipddpm.images import ImageSet
     from dipddpm.pipeline import Outcome, run_pipeline
     from dipddpm.sources import ImageSource, open_source
 
 __version__ = VERSION
 _LAZY = {
+    "ImageSet": "dipddpm.images",
     "ImageSource": "dipddpm.sources",
     "Outcome": "dipddpm.pipeline",
     "open_source": "dipddpm.sources",
@@ -37,13 +41,16 @@ __all__ = [
     "Context",
     "DIPConfig",
     "DataConfig",
+    "ImageSet",
     "ImageSource",
+    "LoaderConfig",
     "NoiseScheduleConfig",
     "Outcome",
     "OutcomeConfig",
     "PipelineConfig",
     "RestorationConfig",
     "SamplingConfig",
+    "ScoringConfig",
     "TrainingConfig",
     "UNetConfig",
     "open_source",

@@ -1,22 +1,176 @@
-"""The arms of the experiment: from which image the reverse process starts.
+"""The arms of the experiment: what is trained on, and from which image the reverse process starts.
 
-A start is one function and one entry in this table. What is trained on is the images or their
-priors (`config.MADE_OF_PRIORS`); where a start enters is `config.start_point`.
+Each is one function and one entry in a table; it is given what its parameters name. Users name
+functions of their own as "module:function"; what those return is checked.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
-from dipddpm.config import Context, RestorationConfig
-from dipddpm.images import ImageSet, blur
+import numpy as np
+import torch
+from skimage import restoration as skimage_restoration
 
-Make = Callable[[ImageSet, RestorationConfig, Context], ImageSet]
+from dipddpm.config import STARTS as START_NAMES
+from dipddpm.config import TARGETS as TARGET_NAMES
+from dipddpm.config import RestorationConfig
+from dipddpm.images import ImageSet, blur_to_psnr, gaussian_blur
+from dipddpm.lookup import Table
 
-# The start image S, made of the degraded image (or of its prior); None takes that as it is.
-# "noise" has no entry: it starts from no image.
-STARTS: dict[str, Make | None] = {
-    "degraded": None,
-    "dip": None,
-    "blur": blur,
+Make = Callable[..., ImageSet]
+
+# scikit-image has no types.
+denoise_nl_means: Any = skimage_restoration.denoise_nl_means
+denoise_tv_chambolle: Any = skimage_restoration.denoise_tv_chambolle
+
+# What is trained on -----------------------------------------------------------------------------
+
+
+def dip_targets(priors: ImageSet) -> ImageSet:
+    """The DIP outputs of the training images (the publication's experiment)."""
+    return ImageSet(priors.pixels.clone())
+
+
+def blur_targets(images: ImageSet, priors: ImageSet) -> ImageSet:
+    """Each training image blurred to the PSNR of its DIP output: is it DIP, or any low-pass?"""
+    return blur_to_psnr(images, priors)
+
+
+# "images" stands for the training images, as their files are.
+TARGETS: dict[str, Make | None] = {
+    "images": None,
+    "dip": dip_targets,
+    "blur": blur_targets,
 }
+
+# Where the reverse process starts -----------------------------------------------------------------
+
+
+def start_degraded(degraded: ImageSet) -> ImageSet:
+    """The degraded image itself, which costs nothing to make."""
+    return ImageSet(degraded.pixels.clone())
+
+
+def start_dip(priors: ImageSet) -> ImageSet:
+    """The DIP output of the degraded image (SDEdit, Meng et al. 2021, from an estimate)."""
+    return ImageSet(priors.pixels.clone())
+
+
+def start_blur(degraded: ImageSet, restoration: RestorationConfig) -> ImageSet:
+    """The degraded image under a Gaussian blur of blur_sigma pixels."""
+    return ImageSet(gaussian_blur(degraded.pixels, restoration.blur_sigma))
+
+
+def start_nlm(degraded: ImageSet, restoration: RestorationConfig) -> ImageSet:
+    """Non-local means (Buades et al. 2005) of scikit-image, told the strength of the noise."""
+    sigma = restoration.degradation_sigma / 255
+    return _each(
+        degraded,
+        lambda image: denoise_nl_means(
+            image, patch_size=5, patch_distance=6, h=NLM_H * sigma, sigma=sigma, channel_axis=-1
+        ),
+    )
+
+
+def start_tv(degraded: ImageSet, restoration: RestorationConfig) -> ImageSet:
+    """Total variation (Chambolle 2004) of scikit-image, weighted by the strength of the noise."""
+    weight = TV_WEIGHT * restoration.degradation_sigma / 255
+    return _each(degraded, lambda image: denoise_tv_chambolle(image, weight, channel_axis=-1))
+
+
+def start_mean(degraded: ImageSet, training: ImageSet) -> ImageSet:
+    """The mean training image, the same for every degraded one."""
+    return ImageSet(training.pixels.mean(0, keepdim=True).expand_as(degraded.pixels).clone())
+
+
+def start_nearest(degraded: ImageSet, training: ImageSet) -> ImageSet:
+    """The training image nearest to the degraded one, by the mean squared difference."""
+    distances = torch.cdist(degraded.pixels.flatten(1), training.pixels.flatten(1))
+    return ImageSet(training.pixels[distances.argmin(1)])
+
+
+def start_original(originals: ImageSet) -> ImageSet:
+    """The image that is sought: what a perfect start would give. No method has it."""
+    return ImageSet(originals.pixels.clone())
+
+
+# "noise" starts from no image.
+STARTS: dict[str, Make | None] = {
+    "noise": None,
+    "degraded": start_degraded,
+    "dip": start_dip,
+    "blur": start_blur,
+    "nlm": start_nlm,
+    "tv": start_tv,
+    "mean": start_mean,
+    "nearest": start_nearest,
+    "original": start_original,
+}
+
+# Of the strength of the noise, both: what gave the highest PSNR on training images (objects, 32 and
+# 64 px, sigma 25).
+NLM_H = 0.7
+TV_WEIGHT = 0.75
+
+
+def target(train_on: str) -> Make | None:
+    """The function behind a `train_on`; None trains on the files as they are."""
+    return _checked(TARGET_NAMES, train_on)
+
+
+def start(start_from: str) -> Make | None:
+    """The function behind a `start_from`; None starts from noise alone."""
+    return _checked(START_NAMES, start_from)
+
+
+def _checked(table: Table, name: str) -> Make | None:
+    """A function of ours as it is; a user's is given copies, and what it returns is looked at."""
+    make = table.function(name)
+    if make is None or name in table.names():
+        return make
+
+    @functools.wraps(make)
+    def checked(**given: object) -> ImageSet:
+        sets = {key: value for key, value in given.items() if isinstance(value, ImageSet)}
+        # The training images are as many as there are, whatever is asked for.
+        like = next((value for key, value in sets.items() if key != "training"), None)
+        if like is None:
+            raise TypeError(f"{name} must take the images of which it makes its own")
+        copies = {key: ImageSet(value.pixels.clone()) for key, value in sets.items()}
+        return _looked_at(name, make(**{**given, **copies}), like=like)
+
+    return checked
+
+
+def _looked_at(name: str, made: object, *, like: ImageSet) -> ImageSet:
+    """Raises ValueError or TypeError, with the name of the function, if `made` is no such set."""
+    if not isinstance(made, ImageSet):
+        raise TypeError(f"{name} must return an ImageSet, got {type(made).__name__}")
+    pixels: object = made.pixels
+    if not isinstance(pixels, torch.Tensor):
+        raise TypeError(f"{name} must return an ImageSet of a tensor, got {type(pixels).__name__}")
+    if pixels.shape != like.pixels.shape:
+        raise ValueError(
+            f"{name} must return images of shape {tuple(like.pixels.shape)}, "
+            f"got {tuple(pixels.shape)}"
+        )
+    if pixels.device.type != "cpu" or pixels.dtype != torch.float32:
+        raise ValueError(
+            f"{name} must return float32 pixels on the CPU, got {pixels.dtype} on {pixels.device}"
+        )
+    if not pixels.isfinite().all():
+        raise ValueError(f"{name} must return finite pixels, got NaN or infinity")
+    # Its own, even if it is what the function was given.
+    return ImageSet(pixels.detach().clone())
+
+
+def _each(images: ImageSet, denoise: Callable[[np.ndarray], np.ndarray]) -> ImageSet:
+    """Of each image as scikit-image takes it: (H, W, 3) float64 in [0, 1], more where degraded."""
+    denoised = [
+        torch.from_numpy(denoise((pixels.permute(1, 2, 0).double().numpy() + 1) / 2)) * 2 - 1
+        for pixels in images.pixels
+    ]
+    return ImageSet(torch.stack(denoised).permute(0, 3, 1, 2).float().contiguous())

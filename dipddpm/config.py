@@ -8,41 +8,80 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import math
+import operator
 import types
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    Protocol,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from dipddpm.lookup import Table
 
 VERSION = "0.1.0"
 
 Item = TypeVar("Item")
-TrainOn = Literal["images", "dip"]
-Loader = Literal["memory", "decode"]
-StartFrom = Literal["noise", "degraded", "dip", "blur"]
-BetaSchedule = Literal["linear", "squaredcos_cap_v2"]
+# What these names stand for is read from the tables of the modules that hold them.
+TARGETS = Table("dipddpm.arms", "TARGETS", frozenset({"images", "priors", "context"}))
+STARTS = Table(
+    "dipddpm.arms",
+    "STARTS",
+    frozenset({"degraded", "priors", "originals", "training", "restoration", "context"}),
+)
+NETS = Table("dipddpm.nets", "NETS")
+SAMPLERS = Table("dipddpm.sampling", "SAMPLERS")
+TrainOn = Annotated[str, TARGETS]
+StartFrom = Annotated[str, STARTS]
+PriorNet = Annotated[str, NETS]
+Sampler = Annotated[str, SAMPLERS]
+Loader = Literal["memory", "list", "decode"]
+Flip = Literal["device", "loader"]
+ConditionOn = Literal["nothing", "dip"]
+BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
+PredictionType = Literal["epsilon", "v_prediction"]
+LRSchedule = Literal["constant", "cosine"]
+MixedPrecision = Literal["no", "fp16"]
 Task = Literal["generate", "restore"]
-Sampler = Literal["ddpm", "ddim"]
 TimestepSpacing = Literal["leading", "trailing"]
 PriorTarget = Literal["unit", "signed"]
+NetInput = Literal["own", "shared"]
+EarlyStopping = Literal["none", "es_wmv"]
+ScoreRange = Literal["common", "mixed"]
 
-# What is trained on, or started from, that takes a fit of priors to make.
-MADE_OF_PRIORS = frozenset({"dip"})
+
+# Two sets of 16 real images differ by a KID of 0.012 (one standard deviation), of 100 by 0.0018.
+MIN_FOR_FEATURES = 100
 
 
 @functools.cache
-def _hints(config: Hashable) -> dict[str, Any]:
-    return get_type_hints(config)
+def field_types(config: Hashable) -> dict[str, Any]:
+    """The type of each field of a config class, and what a name in it must be an entry of."""
+    return get_type_hints(config, include_extras=True)
 
 
 def _check_types(config: Any) -> None:
     """A setting by another name or of another type would silently measure something else."""
-    for name, hint in _hints(config.__class__).items():
+    for name, hint in field_types(config.__class__).items():
         value = getattr(config, name)
         options = set(get_args(hint)) if get_origin(hint) is types.UnionType else {hint}
         if value is None and type(None) in options:
             continue
-        if get_origin(hint) is Literal:
+        if get_origin(hint) is Annotated:
+            get_args(hint)[1].check(name, value)
+        elif bool in options:
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false, got {value!r}")
+        elif get_origin(hint) is Literal:
             if value not in get_args(hint):
                 names = ", ".join(map(str, get_args(hint)))
                 raise ValueError(f"{name} must be one of {names}, got {value!r}")
@@ -92,25 +131,67 @@ class DataConfig:
         _check_types(self)
         _at_least(self, 11, "image_size")  # the window of ssim
         _at_most(self, 4096, "image_size")
-        _at_least(self, 1, "num_images", "num_held_out")
+        _at_least(self, 1, "num_images")
+        # Without any, the scores that need them are left out.
+        _at_least(self, 0, "num_held_out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """How the training loop comes by its batches."""
+
+    # "memory": one tensor, indexed. "list": a tensor an image, collated by a DataLoader as
+    # published. "decode": files, read, decoded and resized at every epoch, by a DataLoader.
+    loader: Loader = "memory"
+    # Processes of the DataLoader; 0 decodes in the training process, as published.
+    num_workers: int = 0
+    # Where the random flip is: "device", of each batch anew, whatever the loader; "loader", as
+    # published: anew where files are decoded, once and for all where tensors are kept.
+    flip: Flip = "device"
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _at_least(self, 0, "num_workers")
+        _at_most(self, 64, "num_workers")
+        if self.num_workers and self.loader != "decode":
+            raise ValueError(
+                f"num_workers must be 0 with loader = {self.loader}, got {self.num_workers}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DIPConfig:
-    """The fit of one small net to each image (Ulyanov et al. 2018, with the published net)."""
+    """The fit of one small net to each image (Ulyanov et al. 2018)."""
 
+    # "paper": the published net of three layers; "skip": the hourglass of Ulyanov et al.
+    net: PriorNet = "paper"
     num_iter: int = 100
     prior_learning_rate: float = 0.01
     # "signed" is the published flaw: a target in [-1, 1] under a net that ends in a Sigmoid, so
     # everything below mid-grey becomes black. "unit" gives the target in [0, 1].
     prior_target: PriorTarget = "unit"
+    # "shared" is the published way: one fixed noise input for the nets of all images.
+    net_input: NetInput = "own"
+    # Standard deviation of the noise added to the input at each iteration, beside the input's own.
+    reg_noise_std: float = 0.0
+    # "es_wmv": the iterate at the least variance over a window of iterates (Wang et al. 2021,
+    # arXiv 2112.06074); the fit ends `es_patience` iterations after it.
+    early_stopping: EarlyStopping = "none"
+    es_window: int = 100
+    es_patience: int = 1000
+    # Of the skip net; the published sizes, for images from 64 pixels.
+    skip_levels: int = 5
+    skip_channels: int = 128
     # Images fitted together. A fit does not depend on it; the reuse of fits between data sizes
     # does: prefixes share whole chunks.
     images_per_fit: int = 16
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _at_least(self, 1, "num_iter", "images_per_fit")
+        _at_least(self, 1, "num_iter", "images_per_fit", "es_patience")
+        _at_least(self, 1, "skip_levels", "skip_channels")
+        _at_least(self, 2, "es_window")
+        _at_least(self, 0, "reg_noise_std")
         _above_zero(self, "prior_learning_rate")
 
 
@@ -152,27 +233,46 @@ class UNetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseScheduleConfig:
-    """The forward process (Ho et al. 2020; squaredcos_cap_v2: Nichol and Dhariwal 2021)."""
+    """The forward process, in the words of diffusers, and what the net predicts of it.
+
+    linear: Ho et al. 2020; squaredcos_cap_v2: Nichol and Dhariwal 2021; scaled_linear: Rombach et
+    al. 2022; rescale_betas_zero_snr: Lin et al. 2023 (arXiv 2305.08891), algorithm 1.
+    """
 
     num_train_timesteps: int = 1000
     beta_schedule: BetaSchedule = "linear"
+    rescale_betas_zero_snr: bool = False
+    # "v_prediction": sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans and Ho 2022).
+    prediction_type: PredictionType = "epsilon"
 
     def __post_init__(self) -> None:
         _check_types(self)
         _at_least(self, 2, "num_train_timesteps")
         _at_most(self, 100_000, "num_train_timesteps")
+        if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
+            # At the last timestep x_t is eps: a net that predicts it says nothing of x_0.
+            raise ValueError(
+                "prediction_type must be 'v_prediction' with rescale_betas_zero_snr, got 'epsilon'"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """The training loop: AdamW at a constant learning rate after a warm-up, with EMA."""
+    """The training loop: AdamW and an exponential moving average of the weights (EMA)."""
 
     batch_size: int = 16
     learning_rate: float = 1e-4
+    # After the warm-up. "cosine" falls to 0 at the end of the run, so it depends on its length, and
+    # a run with it has one milestone.
+    lr_schedule: LRSchedule = "constant"
     lr_warmup_steps: int = 1
     max_grad_norm: float = 1.0
-    # The decay in force at step k is min(ema_decay, (1 + k) / (10 + k)).
+    # With the ramp, the decay in force at step k is min(ema_decay, (1 + k) / (10 + k)). Samples and
+    # losses are of the averaged weights; 0 takes the weights themselves.
     ema_decay: float = 0.9999
+    ema_ramp: bool = True
+    # On CUDA; a CPU trains in float32 whatever this says.
+    mixed_precision: MixedPrecision = "no"
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -187,20 +287,22 @@ class TrainingConfig:
 class RestorationConfig:
     """What is done to held-out images before they are restored, or in place of a prior."""
 
-    # The standard deviation of the noise added, of a grey range of 255.
+    # The standard deviation of the noise added, of a grey range of 255; 0 leaves them clean.
     degradation_sigma: float = 25.0
     # The standard deviation, in pixels, of the blur that stands in for a prior.
     blur_sigma: float = 1.0
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _above_zero(self, "degradation_sigma", "blur_sigma")
+        _at_least(self, 0, "degradation_sigma")
+        _above_zero(self, "blur_sigma")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
     """One reverse process: from pure noise, or from a start image S as x_t0 = a S + b eps.
 
+    num_inference_steps: 0 takes the start image itself, without any net.
     t0 counts noise levels from 1 to num_train_timesteps; None takes the default of `start_from`
     (`start_point`), as do start_image_weight (a) and start_noise_weight (b).
     """
@@ -219,8 +321,10 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _at_least(self, 1, "num_inference_steps", "num_samples", "t0")
-        _at_least(self, 0, "start_image_weight", "start_noise_weight")
+        _at_least(self, 1, "num_samples", "t0")
+        _at_least(self, 0, "num_inference_steps", "start_image_weight", "start_noise_weight")
+        if self.num_inference_steps == 0 and self.start_from == "noise":
+            raise ValueError("num_inference_steps must be at least 1 from noise, got 0")
         for name in ("start_image_weight", "start_noise_weight"):
             if self.start_from == "noise" and getattr(self, name) is not None:
                 raise ValueError(
@@ -231,6 +335,20 @@ class SamplingConfig:
                 f"start_from = {self.start_from} re-creates an image it was given: "
                 "task must be 'restore', got 'generate'"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringConfig:
+    """How the published scores are taken (`metrics`); all others have one way only."""
+
+    # "mixed" is the published flaw: samples in [0, 1] against references in [-1, 1].
+    score_range: ScoreRange = "common"
+    # To how many digits a mean SSIM is rounded; the publication kept 3, and found 0.
+    ssim_digits: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _at_least(self, 0, "ssim_digits")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,32 +368,67 @@ class PipelineConfig:
     """One training run and every outcome asked of it."""
 
     train_on: TrainOn = "images"
-    loader: Loader = "memory"
+    # "dip": the net is given a prior of the degraded image as three more channels.
+    condition_on: ConditionOn = "nothing"
+    loading: LoaderConfig = LoaderConfig()
     data: DataConfig = DataConfig()
     dip: DIPConfig = DIPConfig()
     unet: UNetConfig = UNetConfig()
     schedule: NoiseScheduleConfig = NoiseScheduleConfig()
     training: TrainingConfig = TrainingConfig()
+    scoring: ScoringConfig = ScoringConfig()
     outcomes: tuple[OutcomeConfig, ...] = field(default=(OutcomeConfig(epochs=10),))
 
     def __post_init__(self) -> None:
         _check_types(self)
         if not self.outcomes:
             raise ValueError("outcomes must name at least one outcome, got ()")
-        levels = len(self.unet.block_out_channels) - 1
-        if self.data.image_size % 2**levels:
+        self._check_image_size()
+        if self.training.lr_schedule == "cosine" and len(self.milestones) > 1:
             raise ValueError(
-                f"image_size must be a multiple of {2**levels} for "
-                f"{levels + 1} levels of block_out_channels, got {self.data.image_size}"
+                "outcomes must be of one milestone with lr_schedule = cosine, which depends on the "
+                f"length of the run, got {', '.join(map(str, self.milestones))} epochs"
             )
         for outcome in self.outcomes:
-            sampling = outcome.sampling
-            start_point(sampling, self.schedule)  # refuses what does not fit the schedule
-            if sampling.task == "restore" and sampling.num_samples > self.data.num_held_out:
-                raise ValueError(
-                    f"num_samples must be at most num_held_out = {self.data.num_held_out} "
-                    f"for task 'restore', got {sampling.num_samples}"
-                )
+            start_point(outcome.sampling, self.schedule)  # refuses what does not fit the schedule
+            self._check_task(outcome.sampling)
+
+    def _check_image_size(self) -> None:
+        size, halvings = self.data.image_size, len(self.unet.block_out_channels) - 1
+        if size % 2**halvings:
+            raise ValueError(
+                f"image_size must be a multiple of {2**halvings} for "
+                f"{halvings + 1} levels of block_out_channels, got {size}"
+            )
+        least = 2**self.dip.skip_levels
+        # Reflection padding needs two pixels at the lowest level.
+        if self.dip.net == "skip" and (size % least or size < 2 * least):
+            raise ValueError(
+                f"image_size must be a multiple of {least} and at least {2 * least} for "
+                f"skip_levels = {self.dip.skip_levels}, got {size}"
+            )
+
+    def _check_task(self, sampling: SamplingConfig) -> None:
+        if sampling.task == "restore" and sampling.num_samples > self.data.num_held_out:
+            raise ValueError(
+                f"num_samples must be at most num_held_out = {self.data.num_held_out} "
+                f"for task 'restore', got {sampling.num_samples}"
+            )
+        if self.condition_on == "nothing":
+            return
+        if sampling.task == "generate":
+            raise ValueError(
+                f"condition_on = {self.condition_on} hands the net an image to re-create: "
+                "task must be 'restore', got 'generate'"
+            )
+        sigma, first = (
+            one.restoration.degradation_sigma for one in (sampling, self.outcomes[0].sampling)
+        )
+        if sigma != first:
+            raise ValueError(
+                f"degradation_sigma must be {first} for all outcomes of one net with "
+                f"condition_on = {self.condition_on}, got {sigma}"
+            )
 
     @property
     def milestones(self) -> tuple[int, ...]:
@@ -319,25 +472,38 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1
 
 
-def alphas_cumprod(schedule: NoiseScheduleConfig) -> list[float]:
-    """abar_t for t = 0 .. T-1, in float64 (Ho et al. 2020, section 2; Nichol and Dhariwal 2021).
+@functools.cache
+def alphas_cumprod(schedule: NoiseScheduleConfig) -> tuple[float, ...]:
+    """abar_t for t = 0 .. T-1, in float64, as diffusers' DDPMScheduler has them in float32.
 
-    Linear betas run from 1e-4 to 0.02 whatever T, as in diffusers.
+    Betas run from 1e-4 to 0.02 whatever T, but for the cosine (Nichol and Dhariwal 2021, eq. 17).
     """
     T = schedule.num_train_timesteps
+    first, last = 1e-4, 0.02
+
+    def spaced(low: float, high: float) -> Iterator[float]:
+        return (low + (high - low) * t / (T - 1) for t in range(T))
+
+    def cosine(t: int) -> float:
+        return math.cos((t / T + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    betas: Iterable[float]
     if schedule.beta_schedule == "linear":
-        betas = [1e-4 + (0.02 - 1e-4) * t / (T - 1) for t in range(T)]
+        betas = spaced(first, last)
+    elif schedule.beta_schedule == "scaled_linear":
+        betas = (root**2 for root in spaced(math.sqrt(first), math.sqrt(last)))
+    elif schedule.beta_schedule == "sigmoid":
+        betas = (first + (last - first) / (1 + math.exp(-x)) for x in spaced(-6, 6))
     else:
+        betas = (min(1 - cosine(t + 1) / cosine(t), 0.999) for t in range(T))
+    abar = list(itertools.accumulate((1 - beta for beta in betas), operator.mul))
+    return tuple(_to_zero_snr(abar) if schedule.rescale_betas_zero_snr else abar)
 
-        def abar(u: float) -> float:
-            return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
 
-        betas = [min(1 - abar((t + 1) / T) / abar(t / T), 0.999) for t in range(T)]
-    product, products = 1.0, []
-    for beta in betas:
-        product *= 1 - beta
-        products.append(product)
-    return products
+def _to_zero_snr(abar: list[float]) -> list[float]:
+    """sqrt(abar), shifted to end at 0 and scaled to begin as it did (Lin et al. 2023, alg. 1)."""
+    first, last = math.sqrt(abar[0]), math.sqrt(abar[-1])
+    return [((math.sqrt(value) - last) * first / (first - last)) ** 2 for value in abar]
 
 
 # Where the held-out loss is read. 500 linear steps end at a log-SNR of -5, so the mean that
@@ -347,19 +513,19 @@ COMMON_LOG_SNR_LEVELS = LOG_SNR_LEVELS[1:]
 _MAX_LOG_SNR_ERROR = 0.25
 
 
-def _log_snr(abar: float) -> float:
-    return math.log(abar / (1 - abar))
+def log_snr_of(abar: float) -> float:
+    return math.log(abar / (1 - abar)) if abar else -math.inf
 
 
 def nearest_timestep(log_snr: float, schedule: NoiseScheduleConfig) -> int:
     """The timestep whose log(abar / (1 - abar)) lies nearest to `log_snr`."""
     abar = alphas_cumprod(schedule)
-    return min(range(len(abar)), key=lambda t: abs(_log_snr(abar[t]) - log_snr))
+    return min(range(len(abar)), key=lambda t: abs(log_snr_of(abar[t]) - log_snr))
 
 
 def reaches(log_snr: float, schedule: NoiseScheduleConfig) -> bool:
     """Whether a timestep of the schedule lies near enough to `log_snr` to be read as that level."""
-    found = _log_snr(alphas_cumprod(schedule)[nearest_timestep(log_snr, schedule)])
+    found = log_snr_of(alphas_cumprod(schedule)[nearest_timestep(log_snr, schedule)])
     return abs(found - log_snr) <= _MAX_LOG_SNR_ERROR
 
 
@@ -404,38 +570,94 @@ def start_point(sampling: SamplingConfig, schedule: NoiseScheduleConfig) -> Star
     return StartPoint(t0, a, b)
 
 
-def own_noise_level(degradation_sigma: float, abar: list[float]) -> int:
+@functools.cache
+def own_noise_level(degradation_sigma: float, abar: tuple[float, ...]) -> int:
     """The t0 in 1 .. T at which x_t0 / sqrt(abar) has noise of degradation_sigma (of 255)."""
-    sigma = 2 * degradation_sigma / 255
-    return 1 + min(
-        range(len(abar)),
-        key=lambda t: abs(math.log(math.sqrt((1 - abar[t]) / abar[t]) / sigma)),
-    )
+    if degradation_sigma == 0:
+        return 1
+    log_snr = -2 * math.log(2 * degradation_sigma / 255)
+    # log((1 - abar) / abar) is that of the variance of the noise.
+    return 1 + min(range(len(abar)), key=lambda t: abs(log_snr_of(abar[t]) - log_snr))
 
 
-def guard_rails(config: PipelineConfig) -> list[str]:
-    """Warnings about settings that are allowed and do not mean what one might think."""
-    warnings = []
-    abar_T = alphas_cumprod(config.schedule)[-1]
-    if abar_T / (1 - abar_T) > 1e-3:
-        warnings.append(
-            f"terminal SNR {abar_T / (1 - abar_T):.2g} is above 0.001 "
-            f"(num_train_timesteps = {config.schedule.num_train_timesteps}, "
-            f"{config.schedule.beta_schedule}): training never sees pure noise, sampling starts "
-            "from it"
-        )
-    shortest = config.milestones[0] * config.steps_per_epoch
-    if config.training.lr_warmup_steps > 0.1 * shortest:
-        warnings.append(
-            f"lr_warmup_steps = {config.training.lr_warmup_steps} is more than a tenth of the "
-            f"shortest milestone's {shortest} steps"
-        )
-    unreached = [
-        f"{level:g}" for level in COMMON_LOG_SNR_LEVELS if not reaches(level, config.schedule)
-    ]
-    if unreached:
-        warnings.append(
-            f"the noise schedule does not reach log-SNR {', '.join(unreached)}: its held-out loss "
-            "is read at other noise levels and compares with no other schedule's"
-        )
-    return warnings
+def takes_features(data: DataConfig, sampling: SamplingConfig) -> bool:
+    """Whether there are images enough for the scores that compare features of whole sets."""
+    fewest = min(sampling.num_samples, data.num_held_out)
+    return sampling.task == "generate" and fewest >= MIN_FOR_FEATURES
+
+
+def targets_priors(train_on: str) -> bool:
+    """Whether what is trained on takes a fit of priors of the training images to make."""
+    return "priors" in TARGETS.parameters(train_on)
+
+
+def starts_from_priors(start_from: str) -> bool:
+    """Whether a start takes a fit of priors of the degraded images to make."""
+    return "priors" in STARTS.parameters(start_from)
+
+
+# The protocols. Each field in which they differ, with what it does to the numbers; what is not here
+# is the same in both. A suite names one: protocol = "paper".
+PAPER: Final[Mapping[str, Any]] = {
+    # Everything darker than mid-grey becomes black in the priors, which have 13-21 dB to their
+    # images in place of 28-35 dB.
+    "prior_target": "signed",
+    # The nets of all images share what their input happens to be good at.
+    "net_input": "shared",
+    # The rate depends on the length of the run: 10 epochs are no milestone of 20.
+    "lr_schedule": "cosine",
+    # 10 epochs of 100 images are 70 steps: the rate ends at a seventh of its value.
+    "lr_warmup_steps": 500,
+    # Samples are of the weights themselves, and jump with the last steps.
+    "ema_decay": 0.0,
+    # On CUDA. The time of a step halves, for both arms alike.
+    "mixed_precision": "fp16",
+    # Without DIP a flip is part of every decoding, with DIP it was drawn once: the arm with DIP
+    # saves its time and sees half as many different images.
+    "flip": "loader",
+    # With fewer steps than timesteps the last timestep, that of pure noise, is not visited.
+    "timestep_spacing": "leading",
+    # A pixel-perfect copy scores some 13 dB.
+    "score_range": "mixed",
+    # SSIMs below 0.0005 become 0.
+    "ssim_digits": 3,
+}
+CORRECTED: Final[Mapping[str, Any]] = {
+    "prior_target": "unit",
+    "net_input": "own",
+    "lr_schedule": "constant",
+    "lr_warmup_steps": 1,
+    "ema_decay": 0.9999,
+    "mixed_precision": "no",
+    "flip": "device",
+    "timestep_spacing": "trailing",
+    "score_range": "common",
+    "ssim_digits": None,
+}
+PROTOCOLS: Final = {"paper": PAPER, "corrected": CORRECTED}
+
+# The combinations that people know by a name, as settings; "T" is num_train_timesteps.
+ARMS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "none": {"train_on": "images", "start_from": "noise"},  # Ho et al. 2020
+    "data": {"train_on": "dip"},  # what the publication did
+    "data-blur": {"train_on": "blur"},  # is it DIP, or any low-pass?
+    # What its theory says: SDEdit (Meng et al. 2021), CCDF (Chung et al. 2022).
+    "start": {"task": "restore", "start_from": "dip"},
+    # The naive reading of it: far from every x_T that the net was trained on.
+    "xT": {
+        "task": "restore",
+        "start_from": "dip",
+        "t0": "T",
+        "start_image_weight": 1.0,
+        "start_noise_weight": 0.0,
+    },
+    # Seen in public code; its variance is not 1.
+    "blend": {
+        "task": "restore",
+        "start_from": "dip",
+        "t0": "T",
+        "start_image_weight": 0.5,
+        "start_noise_weight": 0.5,
+    },
+    "cond": {"task": "restore", "condition_on": "dip"},  # near DiffuseVAE (Pandey et al. 2022)
+}
