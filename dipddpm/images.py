@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from dipddpm.config import Context, RestorationConfig, derive_seed
@@ -37,7 +39,7 @@ def load(images: TrainingImages, indices: Sequence[int], image_size: int) -> Ten
     """
     if isinstance(images, ImageSet):
         return images.pixels[list(indices)]
-    return torch.stack([_decode_file(images, index, image_size) for index in indices])
+    return torch.stack([_decode(images, index, image_size) for index in indices])
 
 
 def prepare(images: EncodedImages, image_size: int) -> ImageSet:
@@ -53,7 +55,8 @@ def take(images: ImageSet, first: int, last: int) -> ImageSet:
 def encode(images: ImageSet, like: EncodedImages) -> EncodedImages:
     """Each of `images` as a file of the format and size of its counterpart in `like`.
 
-    So that a loader that decodes has the same work to do whatever is trained on.
+    So that a loader that decodes has the same work to do whatever is trained on. What is in eight
+    bits comes back from it bit for bit, but from JPEG and GIF, which have losses.
     """
     return EncodedImages(
         tuple(
@@ -63,9 +66,14 @@ def encode(images: ImageSet, like: EncodedImages) -> EncodedImages:
     )
 
 
-def degrade(images: ImageSet, restoration: RestorationConfig, context: Context) -> ImageSet:
-    """`images` with Gaussian noise of degradation_sigma (of 255), not clipped."""
-    noise = seeded_noise(images.pixels.shape, context.seed, "degrade")
+def degrade(
+    images: ImageSet, restoration: RestorationConfig, context: Context, *, part: str = "held-out"
+) -> ImageSet:
+    """`images` with Gaussian noise of degradation_sigma (of 255), not clipped.
+
+    part: what the images are a part of; each part has noise of its own
+    """
+    noise = seeded_noise(images.pixels.shape, context.seed, "degrade", part)
     return ImageSet(images.pixels + 2 / 255 * restoration.degradation_sigma * noise)
 
 
@@ -78,12 +86,6 @@ def seeded_noise(shape: Sequence[int], seed: int, *purpose: str) -> Tensor:
         torch.Generator().manual_seed(derive_seed(seed, *purpose, i)) for i in range(shape[0])
     )
     return torch.stack([torch.randn(*shape[1:], generator=one) for one in generators])
-
-
-def blur(images: ImageSet, restoration: RestorationConfig, context: Context) -> ImageSet:
-    """Gaussian blur of blur_sigma pixels, cut off at four sigma, edges mirrored."""
-    del context  # every recipe takes one; a blur draws nothing
-    return ImageSet(gaussian_blur(images.pixels, restoration.blur_sigma))
 
 
 def gaussian_blur(pixels: Tensor, sigma: float, *, truncate: float = 4.0) -> Tensor:
@@ -105,40 +107,75 @@ def gaussian_blur(pixels: Tensor, sigma: float, *, truncate: float = 4.0) -> Ten
     return pixels
 
 
-def _decode_file(images: EncodedImages, index: int, image_size: int) -> Tensor:
-    """Raises ValueError, naming the file, if it is no image."""
-    try:
-        return _decode(images.read(index), image_size)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{images.name(index)} is no image that can be read: {error}") from error
+def blur_to_psnr(images: ImageSet, priors: ImageSet) -> ImageSet:
+    """Each image under the Gaussian blur that leaves it the PSNR that its prior has to it.
+
+    Of priors clamped to [-1, 1]; a blur stays in the range of its image by itself. Where no blur
+    is as far from the image as the prior is, the widest is taken: a sigma of one side.
+    Raises ValueError if the priors are not of the images' shape, or not finite.
+    """
+    if priors.pixels.shape != images.pixels.shape:
+        raise ValueError(
+            f"priors must be {tuple(images.pixels.shape)}, got {tuple(priors.pixels.shape)}"
+        )
+    if not priors.pixels.isfinite().all():
+        raise ValueError("priors must be finite, got NaN or infinite values")
+    parts = zip(images.pixels.split(64), priors.pixels.split(64), strict=True)
+    return ImageSet(torch.cat([_blur_to_psnr(*part) for part in parts]))
 
 
-def _decode(data: bytes, image_size: int) -> Tensor:
-    with Image.open(io.BytesIO(data)) as image:
-        turned = ImageOps.exif_transpose(image)
-        square = _centre(_on_white(turned))
+def _blur_to_psnr(images: Tensor, priors: Tensor) -> Tensor:
+    """As `blur_to_psnr`; (N, C, H, W) each.
+
+    With mirrored edges a blur scales each coefficient of the DCT-II by the kernel's frequency
+    response, so by Parseval's theorem its error is known before any image is blurred.
+    """
+    pixels = images.double()
+    mse = (priors.double().clamp(-1, 1) - pixels).square().mean(dim=(1, 2, 3))
+    height, width = pixels.shape[2:]
+    over_rows, over_columns = _dct_matrix(height), _dct_matrix(width)
+    coefficients = over_rows @ pixels @ over_columns.T
+    power = coefficients.square().sum(dim=1) / pixels[0].numel()
+
+    def left(sigma: Tensor) -> Tensor:
+        rows, columns = _frequency_response(sigma, height), _frequency_response(sigma, width)
+        return rows[:, :, None] * columns[:, None, :]
+
+    low, high = torch.full_like(mse, 0.1), torch.full_like(mse, max(height, width))
+    for _ in range(30):  # halvings: down to 1e-9 of the widest
+        sigma = (low + high) / 2
+        too_slight = (power * (1 - left(sigma)).square()).sum(dim=(1, 2)) < mse
+        low, high = torch.where(too_slight, sigma, low), torch.where(too_slight, high, sigma)
+    blurred = over_rows.T @ (coefficients * left(high)[:, None]) @ over_columns
+    return blurred.to(images.dtype)
+
+
+def _dct_matrix(size: int) -> Tensor:
+    """Orthonormal DCT-II, (size, size) float64: coefficients = matrix @ values."""
+    places = torch.arange(size, dtype=torch.float64)
+    matrix = torch.cos(torch.pi / size * places[:, None] * (places + 0.5)) * math.sqrt(2 / size)
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+def _frequency_response(sigma: Tensor, size: int, *, truncate: float = 4.0) -> Tensor:
+    """What `gaussian_blur` leaves of each DCT-II coefficient of a row: (N,) -> (N, size)."""
+    radius = (truncate * sigma + 0.5).floor()[:, None]
+    offsets = torch.arange(int(radius.max()) + 1, dtype=torch.float64)
+    weights = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2) * (offsets <= radius)
+    weights[:, 1:] *= 2  # on both sides
+    frequencies = torch.pi / size * torch.arange(size, dtype=torch.float64)
+    kernel: Tensor = weights / weights.sum(dim=1, keepdim=True)
+    return kernel @ torch.cos(offsets[:, None] * frequencies)
+
+
+def _decode(images: EncodedImages, index: int, image_size: int) -> Tensor:
+    square = images.decode(index)
     if square.size != (image_size, image_size):
         # BOX averages areas: antialiased, and it undoes the enlargement of `_encode`, so that an
         # encoded image comes back as it was.
         square = square.resize((image_size, image_size), Image.Resampling.BOX)
     return _to_signed(np.asarray(square))
-
-
-def _centre(image: Image.Image) -> Image.Image:
-    """The square in the middle, of whole pixels, where `_enlarge` puts its own."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8, not scale them
-        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    rgba = image.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, "white")
-    return Image.alpha_composite(white, rgba).convert("RGB")
 
 
 def _to_signed(pixels: np.ndarray) -> Tensor:
@@ -153,7 +190,9 @@ def _encode(pixels: Tensor, file_format: str, size: tuple[int, int]) -> bytes:
     width, height = size
     enlarged = _enlarge(image, (width, height))
     stream = io.BytesIO()
-    enlarged.save(stream, file_format, quality=90)
+    # WebP can do either; others know no such options.
+    options: dict[str, Any] = {"lossless": True} if file_format == "WEBP" else {"quality": 90}
+    enlarged.save(stream, file_format, **options)
     return stream.getvalue()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Callable
 
@@ -11,7 +12,16 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from dipddpm.config import Context, RestorationConfig
-from dipddpm.images import ImageSet, blur, degrade, encode, gaussian_blur, load, prepare, take
+from dipddpm.images import (
+    ImageSet,
+    blur_to_psnr,
+    degrade,
+    encode,
+    gaussian_blur,
+    load,
+    prepare,
+    take,
+)
 from dipddpm.metrics import psnr
 from dipddpm.sources import EncodedImages, ImageSource
 
@@ -224,10 +234,77 @@ def test_blur_is_that_of_scipy(sigma: float, shape: tuple[int, int]) -> None:
     assert np.abs(gaussian_blur(pixels, sigma).numpy() - expected).max() < 1e-13
 
 
-def test_the_blur_stage_blurs_by_its_setting(objects16: ImageSet) -> None:
-    blurred = blur(objects16, RestorationConfig(blur_sigma=1.3), Context()).pixels
+def rough(images: ImageSet) -> ImageSet:
+    """Something like DIP outputs: smoother, noisy, of all qualities, some values out of range."""
+    strength = torch.linspace(0.02, 0.2, len(images)).view(-1, 1, 1, 1)
+    noise = torch.randn(images.pixels.shape, generator=torch.Generator().manual_seed(0))
+    return ImageSet(gaussian_blur(images.pixels, 0.4) + strength * noise)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_a_blur_to_a_psnr_has_that_psnr(objects: ImageSource, size: int) -> None:
+    images = prepare(objects.train[:70], size)  # more than are worked on at a time
+    priors = rough(images)
+    wanted = psnr(priors.pixels.clamp(-1, 1), images.pixels)
+    assert wanted.amin() < 22 and wanted.amax() > 40
+    blurred = blur_to_psnr(images, priors)
+    assert blurred.pixels.dtype == torch.float32
+    assert (psnr(blurred.pixels, images.pixels) - wanted).abs().max() < 1e-3
+    assert blurred.pixels.abs().amax() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("sigma", [0.3, 0.7, 2.0, 9.0])
+@pytest.mark.parametrize("shape", [(16, 16), (12, 15)])
+def test_the_blur_to_a_psnr_is_a_gaussian_blur(sigma: float, shape: tuple[int, int]) -> None:
+    # What scipy blurred is found again, sigma and all.
+    pixels = torch.rand(3, 3, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     expected = gaussian_filter(
-        objects16.pixels.double().numpy(), (0, 0, 1.3, 1.3), mode="reflect", truncate=4.0
+        pixels.double().numpy(), (0, 0, sigma, sigma), mode="reflect", truncate=4.0
     )
-    # float32: a sum of 11 x 11 weights that add up to 1
-    assert np.abs(blurred.numpy() - expected).max() < 1e-6
+    blurred = blur_to_psnr(ImageSet(pixels), ImageSet(torch.from_numpy(expected)))
+    assert np.abs(blurred.pixels.numpy() - expected).max() < 1e-5
+
+
+def test_a_blur_to_a_psnr_depends_on_no_other_image(objects16: ImageSet) -> None:
+    images = ImageSet(objects16.pixels.double())
+    priors = rough(images)
+    together = blur_to_psnr(images, priors).pixels
+    for i in range(len(images)):
+        alone = blur_to_psnr(take(images, i, i + 1), take(priors, i, i + 1)).pixels
+        assert torch.allclose(together[i : i + 1], alone, rtol=0, atol=1e-9)
+
+
+def test_a_worse_prior_means_a_wider_blur(objects16: ImageSet) -> None:
+    error = rough(objects16).pixels - objects16.pixels
+    roughness = []
+    for scale in (0.0, 0.1, 0.3, 0.6, 1.0):
+        blurred = blur_to_psnr(objects16, ImageSet(objects16.pixels + scale * error)).pixels
+        roughness.append(blurred.diff(dim=-1).square().mean(dim=(1, 2, 3)))
+    for sharper, smoother in itertools.pairwise(roughness):
+        assert (sharper > smoother).all()
+
+
+def test_a_perfect_prior_leaves_the_image_and_a_hopeless_one_its_mean(objects16: ImageSet) -> None:
+    images = objects16.pixels
+    same = blur_to_psnr(objects16, objects16).pixels
+    assert torch.allclose(same, images, rtol=0, atol=1e-6)
+    lost = blur_to_psnr(objects16, ImageSet(-images)).pixels
+    means = images.mean(dim=(2, 3), keepdim=True)
+    assert (lost - means).abs().amax() < 0.02
+    flat = ImageSet(torch.full((1, 3, 8, 8), 0.5))
+    assert torch.allclose(blur_to_psnr(flat, ImageSet(-flat.pixels)).pixels, flat.pixels)
+
+
+def test_priors_of_another_shape_or_not_finite_are_refused(objects16: ImageSet) -> None:
+    with pytest.raises(ValueError, match=r"priors must be \(10, 3, 16, 16\), got \(9, 3, 16, 16\)"):
+        blur_to_psnr(objects16, take(objects16, 0, 9))
+    bad = objects16.pixels.clone()
+    bad[3, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="priors must be finite"):
+        blur_to_psnr(objects16, ImageSet(bad))
+
+
+def test_a_file_that_is_no_image_is_named(objects: ImageSource) -> None:
+    files = EncodedImages((*objects.train[:2].files, b"no image"))
+    with pytest.raises(ValueError, match=r"image 2 is no image that can be read: must be a whole"):
+        load(files, [0, 2], 16)
