@@ -1,7 +1,8 @@
-"""Deep Image Priors: a small net fitted to each image from one fixed noise input."""
+"""Deep Image Priors: a small net fitted to each image from a fixed noise input."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,93 +10,212 @@ from torch import Tensor
 
 from dipddpm.config import Context, DIPConfig, Watch, derive_seed, unwatched
 from dipddpm.images import ImageSet
-from dipddpm.nets import PaperNet
+from dipddpm.nets import NETS, GroupedNets
+
+_SNAPSHOT_ITERS = (10, 30, 100, 300, 1000, 3000)
+# To ask whether all fits have stopped is to wait for the device. Asked rarely, that costs nothing;
+# what is run beyond the stop is thrown away.
+_ITERS_BETWEEN_ASKING = 50
 
 
 @dataclass(frozen=True)
 class Priors:
     """What a fit leaves behind, on the CPU.
 
-    outputs: (N, 3, H, W) float32 in [-1, 1], the nets' images after the last iteration
-    losses: (num_iter, N), before each iteration
-    snapshots: (K, N, 3, H, W) in [-1, 1], on the way, after the iterations `snapshot_iters` (K,)
+    An image's fit is its iterates 0, 1, ... `spent_iters`: iterate k is the net's image after k
+    steps of Adam. R is the longest fit of the N; what lies beyond the end of a shorter one is NaN.
+
+    outputs: (N, 3, H, W) float32 in [-1, 1], the iterates that the stopping rule chose
+    output_iters: (N,) int64, which iterates these are
+    spent_iters: (N,) int64, after how many iterations the fits stopped: what they cost
+    losses: (R, N), of the iterates 0 .. R - 1
+    psnrs: (R + 1, N), PSNR of each iterate in dB to the original image, range 2
+    snapshots: (K, N, 3, H, W) in [-1, 1], the iterates `snapshot_iters`; where a fit had stopped,
+        and at last for all, its output
+    snapshot_iters: (K,) int64
     """
 
     outputs: Tensor
+    output_iters: Tensor
+    spent_iters: Tensor
     losses: Tensor
+    psnrs: Tensor
     snapshots: Tensor
     snapshot_iters: Tensor
 
+    @property
+    def psnr_peak(self) -> Tensor:
+        """(N,): the best of all iterates. It takes the original to know it: it chooses nothing."""
+        return self.psnrs.nan_to_num(nan=-torch.inf, posinf=torch.inf).amax(0)
+
+    @property
+    def psnr_stop(self) -> Tensor:
+        """(N,): of the outputs."""
+        return self._psnr_at(self.output_iters)
+
+    @property
+    def psnr_last(self) -> Tensor:
+        """(N,): of the last iterates."""
+        return self._psnr_at(self.spent_iters)
+
+    def _psnr_at(self, iters: Tensor) -> Tensor:
+        return self.psnrs.gather(0, iters[None])[0]
+
 
 def fit_priors(
-    images: ImageSet, dip: DIPConfig, context: Context, *, first_index: int = 0
+    images: ImageSet,
+    dip: DIPConfig,
+    context: Context,
+    *,
+    first_index: int = 0,
+    originals: ImageSet | None = None,
 ) -> Priors:
-    """One net of its own for each image, `dip.num_iter` steps of Adam.
+    """One net of its own for each image, at most `dip.num_iter` steps of Adam.
 
-    first_index: the place of the first image in its whole set. The weights of a net depend on the
-    seed and on that place alone, so a fit does not depend on which images share its batch.
+    first_index: the place of the first image in its whole set. All that is drawn for a net depends
+        on the seed and on that place alone, so a fit does not depend on which images share its
+        batch. In float32 that holds up to rounding, which a skip net lets grow: some of its weights
+        have a gradient of zero, for the next BatchNorm undoes them, and Adam makes full steps of
+        the rounding in it. The same image in another batch is then fitted another way, as well.
+    originals: what `images` were before they were degraded; PSNRs are to these, or else to the
+        images themselves. They take no part in the fit.
+    Raises ValueError if there are not as many originals, of the same size.
     """
-    size = images.pixels.shape[-1]
+    reference = images if originals is None else originals
+    if reference.pixels.shape != images.pixels.shape:
+        raise ValueError(
+            f"originals must be {tuple(images.pixels.shape)} as the images are, "
+            f"got {tuple(reference.pixels.shape)}"
+        )
+    size, places = images.pixels.shape[-1], range(first_index, first_index + len(images))
+
+    def generators(purpose: str, device: str = "cpu") -> list[torch.Generator]:
+        return [
+            torch.Generator(device).manual_seed(derive_seed(context.seed, purpose, place))
+            for place in places
+        ]
+
     # nn.Conv2d draws from the global generator before `initialise` does: put it back as it was.
     with torch.random.fork_rng(devices=[]):
-        net = PaperNet(len(images))
-    net.initialise(
-        [
-            torch.Generator().manual_seed(derive_seed(context.seed, "prior", first_index + i))
-            for i in range(len(images))
-        ]
-    )
-    generator = torch.Generator().manual_seed(derive_seed(context.seed, "net_input"))
-    net_input = torch.randn(1, 3, size, size, generator=generator)
-    pixels = images.pixels.to(context.device)
-    target = (pixels + 1) / 2 if dip.prior_target == "unit" else pixels
+        net = NETS[dip.net](len(images), dip)
+    net.initialise(generators("prior"))
+    if dip.net_input == "shared":
+        shared = torch.Generator().manual_seed(derive_seed(context.seed, "net_input"))
+        net_input = net.draw_input(size, shared)
+    else:
+        net_input = torch.cat([net.draw_input(size, own) for own in generators("net_input")])
+    target = images.pixels if dip.prior_target == "signed" else _unit(images.pixels)
     return fit(
         net.to(context.device),
         net_input.to(context.device),
-        target,
-        num_iter=dip.num_iter,
-        learning_rate=dip.prior_learning_rate,
+        target.to(context.device),
+        dip,
+        reference=_unit(reference.pixels).to(context.device),
+        noise_generators=generators("reg_noise", context.device),
         watch=context.watch,
     )
 
 
 def fit(
-    net: PaperNet,
+    net: GroupedNets,
     net_input: Tensor,
     target: Tensor,
+    dip: DIPConfig,
     *,
-    num_iter: int,
-    learning_rate: float,
+    reference: Tensor,
+    noise_generators: Sequence[torch.Generator],
     watch: Watch = unwatched,
 ) -> Priors:
-    """Fits `net` to `target` (num_nets, 3, H, W) from `net_input` (1, 3, H, W), in place.
+    """Fits `net`, in place, to `target`.
 
     The loss of a net is its mean squared error; their sum keeps the nets' gradients apart.
     BatchNorm stays in training mode throughout, for the outputs too (Ulyanov et al. 2018).
+    With dip.reg_noise_std each iterate is made of an input with noise of its own, and so it is
+    judged and kept, as in the code of Ulyanov et al.
+
+    net_input: (num_nets, C, H, W), or (1, C, H, W), shared by all nets
+    target: (num_nets, 3, H, W)
+    reference: (num_nets, 3, H, W) in [0, 1], to which PSNRs are taken
+    noise_generators: one a net, on the device of the input, so that the noise of a net does not
+        depend on its batch and never waits for the host; it differs between kinds of devices
     """
-    optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate, fused=True)
-    snapshot_iters = sorted(
-        {num_iter, *(i for i in (10, 30, 100, 300, 1000, 3000) if i < num_iter)}
-    )
-    losses, snapshots = [], []
-    for i in watch(range(num_iter)):
-        output = net(net_input)
-        if i in snapshot_iters:
-            snapshots.append(output.detach())
-        loss = (output - target).square().mean(dim=(1, 2, 3))
+    optimizer = torch.optim.Adam(net.parameters(), lr=dip.prior_learning_rate, fused=True)
+    criterion = None
+    if dip.early_stopping == "es_wmv":
+        criterion = WindowedVariance(target, dip.es_window, dip.es_patience)
+    output = net(_noisy(net_input, dip.reg_noise_std, noise_generators))
+    losses, errors, kept = [], [_error(output.detach(), reference)], {}
+    for k in watch(range(1, dip.num_iter + 1)):
+        loss = _error(output, target)
         losses.append(loss.detach())
         loss.sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-    with torch.no_grad():
-        output = net(net_input)
-    snapshots.append(output)  # the last snapshot is the output itself, at num_iter
-    return Priors(
-        outputs=_signed(output),
-        losses=torch.stack(losses).float().cpu(),
-        snapshots=_signed(torch.stack(snapshots)),
-        snapshot_iters=torch.tensor(snapshot_iters),
+        output = net(_noisy(net_input, dip.reg_noise_std, noise_generators))
+        iterate = output.detach()
+        errors.append(_error(iterate, reference))
+        if k in _SNAPSHOT_ITERS:
+            kept[k] = iterate
+        if criterion is not None:
+            criterion.update(k, iterate)
+            if k % _ITERS_BETWEEN_ASKING == 0 and criterion.all_stopped():
+                break
+    if criterion is None:
+        spent = torch.full((net.num_nets,), dip.num_iter)
+        return _priors(output.detach(), spent.clone(), spent, losses, errors, kept)
+    return _priors(
+        criterion.chosen, criterion.chosen_iters, criterion.spent_iters, losses, errors, kept
     )
+
+
+class WindowedVariance:
+    """ES-WMV (Wang et al. 2021, arXiv 2112.06074, algorithm 1), of many fits at a time.
+
+    VAR is the mean, over a window of the last W iterates, of |x - mean of the window|^2. The
+    iterate at the least VAR is chosen, and a fit has stopped when VAR has had no new minimum for
+    P iterations. Chosen is the newest of the window, as in the authors' code, which keeps the
+    iterate that it has just added to the window. Before the window is full there is no VAR, and the
+    latest iterate is chosen. Iterate 0, of the random weights, is in no window.
+
+    like: (N, 3, H, W), for shape, dtype and device. Nothing here waits for the device but
+    `all_stopped`.
+    """
+
+    def __init__(self, like: Tensor, window: int, patience: int) -> None:
+        self.window, self.patience = window, patience
+        self.chosen = torch.zeros_like(like)
+        self.chosen_iters = torch.zeros(len(like), dtype=torch.int64, device=like.device)
+        self.spent_iters = torch.zeros_like(self.chosen_iters)
+        self._running = torch.ones_like(self.chosen_iters, dtype=torch.bool)
+        self._least = torch.full_like(self.chosen_iters, torch.inf, dtype=torch.float64)
+        # A window of zeros at first: they have left it when it is first asked for its variance.
+        self._iterates = torch.zeros(window, *like.shape, dtype=like.dtype, device=like.device)
+        # Carried along, not to sum up the whole window at each iteration; in float64, in which one
+        # far iterate leaves no trace that hides a variance of 1e-10.
+        self._mean = torch.zeros_like(like, dtype=torch.float64)
+        self._scatter = torch.zeros_like(self._least)  # sum of |x - mean|^2: W VAR
+
+    def update(self, k: int, iterate: Tensor) -> None:
+        """Iterate k = 1, 2, ... (N, 3, H, W)."""
+        slot = self._iterates[(k - 1) % self.window]
+        oldest, newest, mean = slot.double(), iterate.double(), self._mean
+        self._mean = mean + (newest - oldest) / self.window
+        # The change of the sum of squared distances, which subtracts no large sums (Welford 1962).
+        change = (newest - oldest) * (newest - self._mean + oldest - mean)
+        self._scatter += change.sum(dim=(1, 2, 3))
+        slot.copy_(iterate)
+        better = self._running
+        if k >= self.window:
+            better = better & (self._scatter < self._least)
+            self._least = torch.where(better, self._scatter, self._least)
+        self.chosen = torch.where(better[:, None, None, None], iterate, self.chosen)
+        self.chosen_iters = torch.where(better, k, self.chosen_iters)
+        self.spent_iters = torch.where(self._running, k, self.spent_iters)
+        self._running = self._running & (k - self.chosen_iters < self.patience)
+
+    def all_stopped(self) -> bool:
+        """Waits for the device."""
+        return not self._running.any().item()
 
 
 def join(*parts: Priors) -> ImageSet:
@@ -103,6 +223,69 @@ def join(*parts: Priors) -> ImageSet:
     return ImageSet(torch.cat([part.outputs for part in parts]))
 
 
+def prior_scores(*parts: Priors) -> dict[str, Tensor]:
+    """What is to be said of each image's fit, (N,) float64 each; N over all parts, in order."""
+    of_each = {
+        "prior_psnr_peak": [part.psnr_peak for part in parts],
+        "prior_psnr_stop": [part.psnr_stop for part in parts],
+        "prior_psnr_last": [part.psnr_last for part in parts],
+        "prior_output_iteration": [part.output_iters for part in parts],
+        "prior_iterations": [part.spent_iters for part in parts],
+    }
+    return {name: torch.cat(values).double() for name, values in of_each.items()}
+
+
+def _noisy(net_input: Tensor, std: float, generators: Sequence[torch.Generator]) -> Tensor:
+    """The input of each net with noise of that net's own; the input itself for a std of 0."""
+    if not std:
+        return net_input
+    noise = net_input.new_empty(len(generators), *net_input.shape[1:])
+    for own, generator in zip(noise, generators, strict=True):
+        own.normal_(0, std, generator=generator)
+    return net_input + noise
+
+
+def _error(images: Tensor, references: Tensor) -> Tensor:
+    """Mean squared error, pair by pair: (N,)."""
+    return (images - references).square().mean(dim=(1, 2, 3))
+
+
+def _priors(
+    chosen: Tensor,
+    chosen_iters: Tensor,
+    spent_iters: Tensor,
+    losses: list[Tensor],
+    errors: list[Tensor],
+    kept: dict[int, Tensor],
+) -> Priors:
+    """Off the device, and without what was run beyond the end of a fit."""
+    outputs, spent = _signed(chosen), spent_iters.cpu()
+    longest = int(spent.max())
+    k = torch.arange(longest + 1)[:, None]
+    # In [0, 1], whose range is 1, as it is in [-1, 1] with a range of 2.
+    psnrs = -10 * torch.log10(torch.stack(errors[: longest + 1]).float().cpu())
+    own_losses = torch.stack(losses[:longest]).float().cpu()
+    before = [iteration for iteration in kept if iteration < longest]
+    snapshots = [
+        torch.where((spent > iteration)[:, None, None, None], _signed(kept[iteration]), outputs)
+        for iteration in before
+    ]
+    return Priors(
+        outputs=outputs,
+        output_iters=chosen_iters.cpu(),
+        spent_iters=spent,
+        losses=own_losses.where(k[:-1] < spent, torch.nan),
+        psnrs=psnrs.where(k <= spent, torch.nan),
+        snapshots=torch.stack([*snapshots, outputs]),
+        snapshot_iters=torch.tensor([*before, longest]),
+    )
+
+
+def _unit(signed: Tensor) -> Tensor:
+    """From [-1, 1] to the [0, 1] of a Sigmoid."""
+    return (signed + 1) / 2
+
+
 def _signed(unit: Tensor) -> Tensor:
-    """From [0, 1], where a Sigmoid ends, to the [-1, 1] of all images here."""
+    """From [0, 1], where a Sigmoid ends, to the [-1, 1] of all images here; on the CPU."""
     return (unit * 2 - 1).float().cpu()
