@@ -1,14 +1,35 @@
 from __future__ import annotations
 
+import itertools
 import math
+import sys
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from bench.meters import Device, Memory
+from dipddpm.config import ScoringConfig
 from dipddpm.images import ImageSet, gaussian_blur, prepare
-from dipddpm.metrics import all_pairs_psnr, all_pairs_ssim, lag1_autocorrelation, psnr, ssim
+from dipddpm.metrics import (
+    FEATURE_SCORES,
+    NOISE_AUTOCORRELATION,
+    RESTORATION,
+    FeatureSets,
+    all_pairs_psnr,
+    all_pairs_ssim,
+    halves,
+    kid,
+    kid_resamplings,
+    lag1_autocorrelation,
+    nearest_distance,
+    precision,
+    psnr,
+    score_features,
+    score_generated,
+    ssim,
+)
 from dipddpm.sources import ImageSource
 from tests.reference import peak_signal_noise_ratio, skimage_ssim, uniform
 
@@ -88,6 +109,18 @@ def test_all_pairs_of_a_set_with_itself_peak_on_the_diagonal(objects16: ImageSet
     assert (table.argmax(dim=1) == torch.arange(10)).all()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process reset its peak")
+def test_all_pairs_psnr_holds_no_float64_copies() -> None:
+    images, references = torch.zeros(400, 3, 128, 128), torch.zeros(400, 3, 128, 128)
+    with Memory(Device("cpu")) as before:
+        pass
+    with Memory(Device("cpu")) as during:
+        all_pairs_psnr(images, references)
+    assert before.host_peak_bytes is not None and during.host_peak_bytes is not None
+    # A copy of one set would be twice its bytes.
+    assert during.host_peak_bytes - before.host_peak_bytes < images.nbytes
+
+
 def test_the_mean_image_is_the_optimum_in_closed_form(objects: ImageSource) -> None:
     references = prepare(objects.train[:100], 16).pixels.double()
     held_out = prepare(objects.held_out[:100], 16).pixels.double()
@@ -139,7 +172,21 @@ def test_autocorrelation_tells_images_from_noise(objects16: ImageSet) -> None:
 
 def test_autocorrelation_of_a_flat_image_is_a_number() -> None:
     # A net that saturates gives flat samples; they are not noise, and a record holds no NaN.
-    assert lag1_autocorrelation(torch.ones(1, 3, 16, 16)).isfinite().all()
+    assert lag1_autocorrelation(torch.ones(1, 3, 16, 16)).item() == 1
+
+
+def test_the_scores_of_an_image_with_a_nan_are_nan() -> None:
+    image = torch.zeros(1, 3, 16, 16)
+    image[0, 0, 3, 3] = math.nan
+    zeros = torch.zeros(1, 3, 16, 16)
+    for values in (
+        lag1_autocorrelation(image),
+        psnr(image, zeros),
+        ssim(image, zeros),
+        all_pairs_psnr(image, zeros),
+        all_pairs_ssim(image, zeros),
+    ):
+        assert values.isnan().all()
 
 
 @pytest.mark.parametrize("function", [psnr, ssim, all_pairs_psnr, all_pairs_ssim])
@@ -156,7 +203,7 @@ def test_references_outside_the_range_are_refused(
 
 
 @pytest.mark.parametrize("function", [psnr, ssim, all_pairs_psnr, all_pairs_ssim])
-@pytest.mark.parametrize("shape", [(2, 3, 16, 12), (2, 1, 16, 16), (3, 16, 16)])
+@pytest.mark.parametrize("shape", [(2, 3, 16, 12), (2, 1, 16, 16), (3, 16, 16), (0, 3, 16, 16)])
 def test_other_shapes_are_refused(function: object, shape: tuple[int, ...]) -> None:
     assert callable(function)
     with pytest.raises(ValueError, match=r"alike|16, 12"):
@@ -168,6 +215,288 @@ def test_pairs_need_as_many_references() -> None:
         psnr(torch.zeros(2, 3, 16, 16), torch.zeros(3, 3, 16, 16))
 
 
+@pytest.mark.parametrize("function", [psnr, ssim])
+def test_no_pair_at_all_is_refused(function: object) -> None:
+    assert callable(function)
+    with pytest.raises(ValueError, match=r"N at least 1, got \(0, 3, 16, 16\)"):
+        function(torch.zeros(0, 3, 16, 16), torch.zeros(0, 3, 16, 16))
+
+
 def test_ssim_needs_its_window() -> None:
     with pytest.raises(ValueError, match=r"at least 11, got \(10, 16\)"):
         ssim(torch.zeros(1, 3, 10, 16), torch.zeros(1, 3, 10, 16))
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def features(count: int, dimension: int = 5, *, shift: float = 0.0, seed: int = 0) -> Tensor:
+    return torch.randn(count, dimension, generator=seeded(seed)) + shift
+
+
+def naive_kid(x: Tensor, y: Tensor) -> float:
+    """Over every pair of rows, one by one."""
+
+    def kernel(a: list[float], b: list[float]) -> float:
+        return float((sum(p * q for p, q in zip(a, b, strict=True)) / len(a) + 1) ** 3)
+
+    rows, columns = x.double().tolist(), y.double().tolist()
+    among = [
+        np.mean([kernel(a, b) for a, b in itertools.permutations(them, 2)])
+        for them in (rows, columns)
+    ]
+    between = np.mean([kernel(a, b) for a in rows for b in columns])
+    return float(sum(among) - 2 * between)
+
+
+def test_kid_by_brute_force() -> None:
+    for x, y in (
+        (features(7), features(6, seed=1)),
+        (features(2), features(9, shift=2, seed=1)),
+        (features(4), features(4)),  # two equal sets: below 0, for their pairs of equal rows
+    ):
+        assert kid(x, y).dtype == torch.float64 and kid(x, y).shape == ()
+        assert kid(x, y).item() == pytest.approx(naive_kid(x, y), rel=1e-12, abs=1e-12)
+        assert kid(x, y).item() == pytest.approx(kid(y, x).item(), rel=1e-12, abs=1e-12)
+    assert kid(features(4), features(4)).item() < 0
+
+
+def test_kid_in_closed_form() -> None:
+    # All rows alike: k(0, 0) = 1, k(1, 1) = 8, k(0, 1) = 1.
+    assert kid(torch.zeros(3, 5), torch.ones(4, 5)).item() == pytest.approx(1 + 8 - 2)
+
+
+def test_kid_is_unbiased() -> None:
+    # Every way to split six rows in halves: the mean is 0, to the rounding.
+    rows = features(6, 3)
+    values = []
+    for chosen in itertools.combinations(range(6), 3):
+        rest = [i for i in range(6) if i not in chosen]
+        values.append(kid(rows[list(chosen)], rows[rest]).item())
+    assert np.mean(values) == pytest.approx(0, abs=1e-12)
+    assert np.std(values) > 0.01
+
+
+def test_halves_are_halves() -> None:
+    drawn = halves(500, 7, seeded())
+    assert drawn.shape == (500, 7)
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    assert (drawn.sum(1) == 3).all()
+    # Each is drawn 3 times in 7; the standard error is 0.022.
+    assert (drawn.mean(0) - 3 / 7).abs().max() < 0.09
+
+
+def test_kid_resamplings_are_kids_of_subsets() -> None:
+    x, y = features(9), features(12, shift=0.5, seed=1)
+    values = kid_resamplings(x, y, num=20, generator=seeded(3))
+    again = seeded(3)
+    of_x, of_y = (halves(20, len(z), again).bool() for z in (x, y))
+    expected = [naive_kid(x[a], y[b]) for a, b in zip(of_x, of_y, strict=True)]
+    assert values.numpy() == pytest.approx(np.array(expected), rel=1e-12, abs=1e-12)
+    assert len(kid_resamplings(x, y, generator=seeded())) == 200
+
+
+def test_kid_resamplings_scatter_about_the_whole_as_it_about_the_truth() -> None:
+    def spreads(shift: float) -> tuple[float, float]:
+        """Of KID over new draws, and of the resamplings of each, in the mean."""
+        pairs = [
+            (features(60, seed=2 * i), features(80, shift=shift, seed=2 * i + 1))
+            for i in range(300)
+        ]
+        drawn = [kid_resamplings(x, y, num=100, generator=seeded(9)) for x, y in pairs]
+        of_kid = torch.stack([kid(x, y) for x, y in pairs]).std().item()
+        return of_kid, torch.stack(drawn).var(dim=1).mean().sqrt().item()
+
+    of_kid, of_resamplings = spreads(1.0)
+    assert of_resamplings / of_kid == pytest.approx(1, abs=0.15)
+    of_kid, of_resamplings = spreads(0.0)
+    assert of_resamplings / of_kid == pytest.approx(math.sqrt(3), abs=0.3)
+    x, y = features(60), features(80, shift=1, seed=1)
+    drawn = kid_resamplings(x, y, num=4000, generator=seeded())
+    error = drawn.std().item() / math.sqrt(4000)
+    assert drawn.mean().item() == pytest.approx(kid(x, y).item(), abs=4 * error)
+
+
+def test_nearest_distance_by_brute_force() -> None:
+    x, references = features(9), features(30, seed=1)
+    expected = [min(math.dist(a, b) for b in references.tolist()) for a in x.tolist()]
+    assert nearest_distance(x, references).dtype == torch.float64
+    assert nearest_distance(x, references).numpy() == pytest.approx(np.array(expected), rel=1e-12)
+    # Of a copy 0, and no rounding of far larger numbers.
+    wide = 100 + features(40, 1280)
+    assert (nearest_distance(wide[:7], wide) == 0).all()
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_precision_by_brute_force(k: int) -> None:
+    generated, real = features(40, 2, shift=1.0), features(30, 2, seed=1)
+
+    def naive(points: list[list[float]], manifold: list[list[float]]) -> float:
+        radii = [
+            sorted(math.dist(a, b) for j, b in enumerate(manifold) if j != i)[k - 1]
+            for i, a in enumerate(manifold)
+        ]
+        inside = [
+            any(math.dist(p, a) <= radius for a, radius in zip(manifold, radii, strict=True))
+            for p in points
+        ]
+        return float(np.mean(inside))
+
+    expected = naive(generated.double().tolist(), real.double().tolist())
+    assert 0.2 < expected < 0.95
+    assert precision(generated, real, k=k).item() == pytest.approx(expected)
+    expected = naive(real.double().tolist(), generated.double().tolist())
+    assert precision(real, generated, k=k).item() == pytest.approx(expected)
+
+
+def test_precision_of_copies_and_of_what_is_far() -> None:
+    real = features(10)
+    assert precision(real, real) == 1
+    assert precision(real + 100, real) == 0
+    # A ball holds its surface.
+    line = torch.tensor([[0.0], [1.0], [2.0]])
+    assert precision(torch.tensor([[-1.0], [-1.01]]), line, k=1) == 0.5
+
+
+def test_features_that_no_score_can_be_taken_of_are_refused() -> None:
+    good, broken = features(10), features(10)
+    broken[3, 2] = math.nan
+    resample = lambda x, y: kid_resamplings(x, y, generator=seeded())  # noqa: E731
+    for function, least in ((kid, 2), (resample, 4), (nearest_distance, 1)):
+        few = good[: least - 1]
+        for x, y in ((few, good), (good, few)):
+            with pytest.raises(
+                ValueError, match=f"at least {least} rows, got {len(x)} and {len(y)}"
+            ):
+                function(x, y)
+        function(good[:least], good[:least])
+        for x, y in ((broken, good), (good, broken), (good, broken / 0)):
+            with pytest.raises(ValueError, match="features must be finite"):
+                function(x, y)
+        for x, y in ((good, features(10, 6)), (good, good[0]), (good[0], good)):
+            with pytest.raises(ValueError, match=r"must be \(N, D\) and \(M, D\), got"):
+                function(x, y)
+    with pytest.raises(ValueError, match="at least 4 rows, got 3"):
+        precision(good, good[:3])
+    with pytest.raises(ValueError, match="at least 1 rows, got 0"):
+        precision(good[:0], good)
+    for x, y in ((broken, good), (good, broken)):
+        with pytest.raises(ValueError, match="features must be finite"):
+            precision(x, y)
+
+
+def test_the_published_scoring(objects: ImageSource) -> None:
+    images = prepare(objects.train[:3], 16).pixels
+    references = prepare(objects.held_out[:2], 16).pixels
+    pairs = list(itertools.product(images, references))
+    mixed, _ = score_generated(images, references, ScoringConfig(score_range="mixed"))
+    expected_psnr = [
+        peak_signal_noise_ratio(y.double().numpy(), (x.double().numpy() + 1) / 2, data_range=2)
+        for x, y in pairs
+    ]
+    expected_ssim = [skimage_ssim((x.double() + 1) / 2, y) for x, y in pairs]
+    # Its samples are (x + 1) / 2 in float32.
+    assert mixed["all_pairs_psnr"].item() == pytest.approx(np.mean(expected_psnr), abs=1e-5)
+    assert mixed["all_pairs_ssim"].item() == pytest.approx(np.mean(expected_ssim), abs=1e-6)
+
+    common, _ = score_generated(images, references, ScoringConfig())
+    assert common["all_pairs_psnr"] == all_pairs_psnr(images, references).mean()
+    assert common["all_pairs_ssim"] == all_pairs_ssim(images, references).mean()
+    rounded, _ = score_generated(images, references, ScoringConfig(ssim_digits=3))
+    assert rounded["all_pairs_ssim"].item() == round(common["all_pairs_ssim"].item(), 3)
+    assert rounded["all_pairs_ssim"] != common["all_pairs_ssim"]
+    assert rounded["all_pairs_psnr"] == common["all_pairs_psnr"]
+
+
+def test_a_perfect_copy_scores_low_under_the_published_mistake() -> None:
+    # |(x + 1) / 2 - x| = (1 - x) / 2: 6 dB and the darker the image the less.
+    for level, expected in ((-1.0, 20 * math.log10(2)), (0.0, 20 * math.log10(4))):
+        copy = torch.full((1, 3, 16, 16), level)
+        scores, _ = score_generated(copy, copy, ScoringConfig(score_range="mixed"))
+        assert scores["all_pairs_psnr"].item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_samples_that_look_like_noise_are_said_to(objects16: ImageSet) -> None:
+    real, noise = objects16.pixels, torch.randn(10, 3, 16, 16, generator=seeded()).clamp(-1, 1)
+    scores, warnings = score_generated(real, real, ScoringConfig())
+    assert warnings == []
+    assert scores["lag1_autocorrelation"].equal(lag1_autocorrelation(real))
+    _, warnings = score_generated(noise, real, ScoringConfig())
+    assert len(warnings) == 1
+    assert "look like noise" in warnings[0]
+    # A tenth more noise takes it over the limit.
+    for share, expected in ((0.45, 0), (0.55, 1)):
+        mixture = (1 - share) * real + share * noise
+        autocorrelation = lag1_autocorrelation(mixture).mean().item()
+        assert autocorrelation == pytest.approx(NOISE_AUTOCORRELATION, abs=0.1)
+        assert (autocorrelation < NOISE_AUTOCORRELATION) == bool(expected)
+        assert len(score_generated(mixture, real, ScoringConfig())[1]) == expected
+
+
+def test_scores_of_features_are_those_of_the_functions() -> None:
+    samples, training, held_out = (
+        features(count, shift=shift, seed=seed)
+        for count, shift, seed in ((120, 0.3, 0), (150, 0, 1), (101, 0, 2))
+    )
+    scores = score_features(FeatureSets(samples, training, held_out))
+    assert list(scores) == list(FEATURE_SCORES)
+    assert scores["kid_efflite0"] == kid(samples, held_out)
+    drawn = kid_resamplings(samples, held_out, generator=seeded()).numpy()
+    assert scores["kid_efflite0_low"].item() == pytest.approx(np.percentile(drawn, 2.5), rel=1e-9)
+    assert scores["kid_efflite0_high"].item() == pytest.approx(np.percentile(drawn, 97.5), rel=1e-9)
+    assert scores["kid_efflite0_low"] < scores["kid_efflite0"] < scores["kid_efflite0_high"]
+    # Every distance is to 50 references: half of the held-out images.
+    for name, references in (("training", training), ("held_out", held_out)):
+        expected = nearest_distance(samples, references[:50])
+        assert scores[f"nearest_{name}_efflite0"].equal(expected)
+    real = nearest_distance(held_out[50:100], held_out[:50]).mean()
+    assert scores["nearest_real_efflite0"] == real
+    # As many of each: 101.
+    assert scores["precision_efflite0"] == precision(samples[:101], held_out)
+    assert scores["recall_efflite0"] == precision(held_out, samples[:101])
+
+
+def test_nearest_distance_is_to_equally_many_of_few_training_images() -> None:
+    samples, training, held_out = features(100), features(20, seed=1), features(100, seed=2)
+    scores = score_features(FeatureSets(samples, training, held_out))
+    expected = nearest_distance(samples, held_out[:20])
+    assert scores["nearest_held_out_efflite0"].equal(expected)
+    real = nearest_distance(held_out[20:40], held_out[:20]).mean()
+    assert scores["nearest_real_efflite0"] == real
+
+
+def test_memorised_images_are_nearer_than_real_ones() -> None:
+    training, held_out = features(100, seed=1), features(100, seed=2)
+    scores = score_features(FeatureSets(training.clone(), training, held_out))
+    nearest_training, nearest_held_out, real = (
+        scores[f"nearest_{name}_efflite0"].mean() for name in ("training", "held_out", "real")
+    )
+    assert nearest_training < 0.6 * real
+    assert nearest_held_out.item() == pytest.approx(real.item(), rel=0.2)
+
+
+@pytest.mark.parametrize(("samples", "held_out"), [(99, 100), (100, 99)])
+def test_too_few_images_have_no_scores_of_features(samples: int, held_out: int) -> None:
+    sets = FeatureSets(features(samples), features(100, seed=1), features(held_out, seed=2))
+    with pytest.raises(ValueError, match="need 100 images a set, got 99"):
+        score_features(sets)
+
+
+def test_samples_that_are_no_numbers_score_nan_and_references_are_refused() -> None:
+    good, broken = features(100), features(100)
+    broken[7, 0] = math.nan
+    scores = score_features(FeatureSets(broken, good, good))
+    assert list(scores) == list(FEATURE_SCORES)
+    assert all(value.isnan() for value in scores.values())
+    for sets in (FeatureSets(good, broken, good), FeatureSets(good, good, broken)):
+        with pytest.raises(ValueError, match="features must be finite"):
+            score_features(sets)
+
+
+def test_restored_images_are_scored_in_pairs(objects16: ImageSet) -> None:
+    restored = (objects16.pixels + 0.1 * uniform(10, 3, 16, 16)).clamp(-1, 1)
+    scores = {name: of(restored, objects16.pixels) for name, of in RESTORATION.items()}
+    assert list(scores) == ["paired_psnr", "paired_ssim"]
+    assert scores["paired_psnr"].equal(psnr(restored, objects16.pixels))
+    assert scores["paired_ssim"].equal(ssim(restored, objects16.pixels))
