@@ -1,7 +1,7 @@
 """The reverse process, from noise or from a start image (SDEdit, Meng et al. 2021).
 
-Both samplers visit any descending timesteps and work in the space of the images; with the timesteps
-of diffusers they give what its pipelines give.
+All samplers visit any descending timesteps and clip x_0 to the range of the images; with the
+timesteps of diffusers they give what its pipelines and schedulers give.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from dipddpm.config import (
     start_point,
     unwatched,
 )
-from dipddpm.diffusion import build_unet
+from dipddpm.diffusion import build_unet, conditioned, x_0_and_eps
 from dipddpm.images import ImageSet, seeded_noise
 from dipddpm.training import TrainedNet
 
 
 class Denoiser(Protocol):
-    """eps(x_t, t): (N, 3, H, W) and () int64 on one device -> (N, 3, H, W)."""
+    """(x_0, eps), as the net sees them in x_t: (N, 3, H, W), at a timestep; x_0 is not clipped."""
 
-    def __call__(self, x: Tensor, timestep: Tensor, /) -> Tensor: ...
+    def __call__(self, x: Tensor, timestep: int, /) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,26 @@ def sample(
     schedule: NoiseScheduleConfig,
     sampling: SamplingConfig,
     context: Context,
+    *,
+    condition: ImageSet | None = None,
 ) -> Samples:
     """num_samples images from the EMA weights, in one batch.
 
     start: the start images S, of which the first num_samples are used; None starts from noise.
+    condition: what the net is given beside x_t, of which the first num_samples are used.
     """
     device = torch.device(context.device)
-    model = build_unet(unet, image_size, context.seed).to(device).eval().requires_grad_(False)
+    model = build_unet(unet, image_size, context.seed, in_channels=3 if condition is None else 6)
+    model = model.to(device).eval().requires_grad_(False)
     model.load_state_dict(trained.ema_weights)
+    given = None if condition is None else condition.pixels[: sampling.num_samples].to(device)
+    abar = alphas_cumprod(schedule)
+    # A timestep made of a number at each step would be copied, and waited for.
+    on_device = torch.arange(len(abar), device=device)
+
+    def denoiser(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        prediction = model(conditioned(x, given), on_device[t]).sample
+        return x_0_and_eps(prediction, x, abar[t], schedule.prediction_type)
 
     point = start_point(sampling, schedule)
     noise = start_noise(sampling.num_samples, image_size, context.seed)
@@ -67,15 +79,24 @@ def sample(
     generator = torch.Generator(device).manual_seed(derive_seed(context.seed, "ancestral"))
     with torch.inference_mode():
         images = SAMPLERS[sampling.sampler](
-            lambda x, t: model(x, t).sample,
+            denoiser,
             x.to(device),
             spaced_timesteps(point.t0, sampling.num_inference_steps, sampling.timestep_spacing),
-            alphas_cumprod(schedule),
+            abar,
             generator=generator,
             watch=context.watch,
         )
     # Out of inference mode, so that the result is a tensor like any other.
     return Samples(images.float().cpu().clone())
+
+
+def as_samples(start: ImageSet) -> Samples:
+    """The start images themselves, for no steps of any sampler."""
+    return Samples(start.pixels.clamp(-1, 1))
+
+
+def as_images(samples: Samples) -> ImageSet:
+    return ImageSet(samples.images)
 
 
 def start_noise(num_samples: int, image_size: int, seed: int) -> Tensor:
@@ -99,7 +120,7 @@ def spaced_timesteps(
 
 
 def sample_ddpm(
-    eps_model: Denoiser,
+    denoiser: Denoiser,
     x: Tensor,
     timesteps: Sequence[int],
     abar: Sequence[float],
@@ -111,14 +132,13 @@ def sample_ddpm(
 
     x: (N, 3, H, W) at timesteps[0]; abar: alphas_cumprod, T values. Returns images in [-1, 1].
     """
-    on_device = torch.tensor(timesteps, device=x.device)
     for i in watch(range(len(timesteps))):
         abar_t, abar_s = _levels(timesteps, i, abar)
         alpha_t = abar_t / abar_s
-        x_0 = _predicted_x_0(x, eps_model(x, on_device[i]), abar_t)
+        x_0, _ = denoiser(x, timesteps[i])
         # The mean of q(x_s | x_t, x_0), eq. 7.
         x = (
-            math.sqrt(abar_s) * (1 - alpha_t) / (1 - abar_t) * x_0
+            math.sqrt(abar_s) * (1 - alpha_t) / (1 - abar_t) * x_0.clamp(-1, 1)
             + math.sqrt(alpha_t) * (1 - abar_s) / (1 - abar_t) * x
         )
         if i + 1 < len(timesteps):
@@ -129,7 +149,7 @@ def sample_ddpm(
 
 
 def sample_ddim(
-    eps_model: Denoiser,
+    denoiser: Denoiser,
     x: Tensor,
     timesteps: Sequence[int],
     abar: Sequence[float],
@@ -142,16 +162,46 @@ def sample_ddim(
     x: (N, 3, H, W) at timesteps[0]; abar: alphas_cumprod, T values. Returns images in [-1, 1].
     """
     del generator
-    on_device = torch.tensor(timesteps, device=x.device)
     for i in watch(range(len(timesteps))):
-        abar_t, abar_s = _levels(timesteps, i, abar)
-        eps = eps_model(x, on_device[i])
-        x_0 = _predicted_x_0(x, eps, abar_t)
-        x = math.sqrt(abar_s) * x_0 + math.sqrt(1 - abar_s) * eps
+        _, abar_s = _levels(timesteps, i, abar)
+        x_0, eps = denoiser(x, timesteps[i])
+        # eps stays that of the x_0 before clipping.
+        x = math.sqrt(abar_s) * x_0.clamp(-1, 1) + math.sqrt(1 - abar_s) * eps
     return x.clamp(-1, 1)
 
 
-SAMPLERS = {"ddpm": sample_ddpm, "ddim": sample_ddim}
+def sample_dpmsolver(
+    denoiser: Denoiser,
+    x: Tensor,
+    timesteps: Sequence[int],
+    abar: Sequence[float],
+    *,
+    generator: torch.Generator,
+    watch: Watch = unwatched,
+) -> Tensor:
+    """DPM-Solver++(2M), Lu et al. 2022 (arXiv 2211.01095), algorithm 2: no noise is drawn.
+
+    The first step and the last, from and to an infinite log-SNR, are of first order. From pure
+    noise (zero terminal SNR) the second is too: its correction is h / h_before = 0.
+
+    x: (N, 3, H, W) at timesteps[0]; abar: alphas_cumprod, T values. Returns images in [-1, 1].
+    """
+    del generator
+    x_0_before, h_before = None, math.inf
+    for i in watch(range(len(timesteps))):
+        abar_t, abar_s = _levels(timesteps, i, abar)
+        h = _half_log_snr(abar_s) - _half_log_snr(abar_t)
+        x_0 = denoiser(x, timesteps[i])[0].clamp(-1, 1)
+        # D, the straight line through the last two x_0, at the middle of the step
+        D = x_0
+        if x_0_before is not None and h < math.inf:
+            D = x_0 + h / (2 * h_before) * (x_0 - x_0_before)
+        x = math.sqrt((1 - abar_s) / (1 - abar_t)) * x - math.sqrt(abar_s) * math.expm1(-h) * D
+        x_0_before, h_before = x_0, h
+    return x.clamp(-1, 1)
+
+
+SAMPLERS = {"ddpm": sample_ddpm, "ddim": sample_ddim, "dpmsolver++": sample_dpmsolver}
 
 
 def _levels(timesteps: Sequence[int], i: int, abar: Sequence[float]) -> tuple[float, float]:
@@ -159,6 +209,8 @@ def _levels(timesteps: Sequence[int], i: int, abar: Sequence[float]) -> tuple[fl
     return abar[timesteps[i]], abar[timesteps[i + 1]] if i + 1 < len(timesteps) else 1.0
 
 
-def _predicted_x_0(x: Tensor, eps: Tensor, abar_t: float) -> Tensor:
-    # x_0 from eps, Ho et al. 2020, eq. 15; clipped, as diffusers does by default.
-    return ((x - math.sqrt(1 - abar_t) * eps) / math.sqrt(abar_t)).clamp(-1, 1)
+def _half_log_snr(abar: float) -> float:
+    """lambda = log(alpha / sigma); -inf for pure noise, inf for a clean image."""
+    if abar in (0.0, 1.0):
+        return math.inf if abar else -math.inf
+    return 0.5 * (math.log(abar) - math.log1p(-abar))

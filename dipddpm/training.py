@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dipddpm.config import (
     Context,
+    LoaderConfig,
     NoiseScheduleConfig,
     TrainingConfig,
     UNetConfig,
     derive_seed,
 )
-from dipddpm.diffusion import build_noise_scheduler, build_unet
-from dipddpm.images import TrainingImages, load
+from dipddpm.diffusion import build_noise_scheduler, build_unet, conditioned, training_target
+from dipddpm.images import ImageSet, TrainingImages
+from dipddpm.loaders import Batches
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class TrainedNet:
     weights, ema_weights: state dicts on the training device
     optimizer: the state dict of AdamW
     losses: (num_steps,) float32 on the CPU, of all steps since the first
+    grad_scaler: the state dict of fp16's loss scaling, empty without
     """
 
     epochs: int
@@ -36,6 +38,7 @@ class TrainedNet:
     ema_weights: dict[str, Tensor]
     optimizer: dict[str, Any]
     losses: Tensor
+    grad_scaler: dict[str, Any] = field(default_factory=dict)
 
     @property
     def num_steps(self) -> int:
@@ -50,6 +53,8 @@ def train_ddpm(
     training: TrainingConfig,
     context: Context,
     *,
+    loading: LoaderConfig,
+    condition: ImageSet | None = None,
     epochs: int,
     resume_from: TrainedNet | None = None,
 ) -> TrainedNet:
@@ -57,68 +62,141 @@ def train_ddpm(
 
     Every random draw is a function of the seed and the step, so training 0 -> 2 -> 4 gives the bits
     of 0 -> 4, and two arms with one seed see the same order, flips, noise and u.
+
+    images: ImageSet for the loaders memory and list, EncodedImages for decode
+    condition: of the same images, in the same order; the net is given it beside x_t
+    Raises ValueError if they do not fit the loader, or if a cosine schedule is to be resumed.
     """
+    if resume_from is not None and training.lr_schedule == "cosine":
+        raise ValueError(
+            "resume_from must be None with lr_schedule = cosine, which depends on the length of "
+            f"the run, got a net of {resume_from.epochs} epochs"
+        )
     device = torch.device(context.device)
     noise_scheduler = build_noise_scheduler(schedule)
     # add_noise would copy its table to the device at every step.
-    noise_scheduler.alphas_cumprod = noise_scheduler.alphas_cumprod.to(device)
-    model = build_unet(unet, image_size, context.seed).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, fused=True)
-    first_epoch, step = 0, 0
-    ema_weights = {name: weight.clone() for name, weight in model.state_dict().items()}
-    if resume_from is not None:
-        first_epoch, step = resume_from.epochs, resume_from.num_steps
-        model.load_state_dict(resume_from.weights)
-        optimizer.load_state_dict(copy.deepcopy(resume_from.optimizer))
-        ema_weights = {name: weight.clone() for name, weight in resume_from.ema_weights.items()}
+    abar = noise_scheduler.alphas_cumprod = noise_scheduler.alphas_cumprod.to(device)
+    model = build_unet(unet, image_size, context.seed, in_channels=3 if condition is None else 6)
+    learner = _Learner(model.to(device), training, device, resume_from)
+    batches = Batches(
+        images, condition, image_size, training.batch_size, loading, context.seed,
+        range(learner.first_epoch, epochs),
+    )  # fmt: skip
+    num_steps = learner.first_step + len(batches)
 
     generator = torch.Generator(device)
     losses = []
-    for batch in context.watch(
-        _Batches(images, image_size, training, context.seed, range(first_epoch, epochs))
-    ):
+    for step, batch in enumerate(context.watch(batches), learner.first_step):
         generator.manual_seed(derive_seed(context.seed, "training step", step))
-        clean = _random_flips(batch.to(device, non_blocking=True), generator)
+        batch = batch.to(device, non_blocking=True)
+        if loading.flip == "device":
+            batch = _random_flips(batch, generator)
+        clean, given = batch[:, :3], None if condition is None else batch[:, 3:]
         noise = torch.randn(clean.shape, generator=generator, device=device)
         # One u serves every T: t = floor(u T). float64, so that u T stays below T.
         u = torch.rand(len(clean), generator=generator, device=device, dtype=torch.float64)
         timesteps = (u * schedule.num_train_timesteps).long()
         # diffusers asks for an IntTensor and indexes with it, for which torch wants int64.
         noisy = noise_scheduler.add_noise(clean, noise, timesteps)  # type: ignore[arg-type]
+        abar_t = abar[timesteps].view(-1, 1, 1, 1)
 
-        loss = (model(noisy, timesteps).sample - noise).square().mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
-        for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate * warmup_factor(step, training.lr_warmup_steps)
-        optimizer.step()
-        optimizer.zero_grad()
-        update_ema(ema_weights, model.state_dict(), ema_decay_at(step, training.ema_decay))
+        prediction = learner.predict(conditioned(noisy, given), timesteps)
+        target = training_target(schedule.prediction_type, clean, noise, abar_t)
+        loss = (prediction - target).square().mean()
+        learner.step(loss, step, num_steps)
         losses.append(loss.detach())
-        step += 1
 
-    return TrainedNet(
-        epochs=epochs,
-        weights={name: weight.clone() for name, weight in model.state_dict().items()},
-        ema_weights=ema_weights,
-        optimizer=copy.deepcopy(optimizer.state_dict()),
-        losses=torch.cat(
-            [
-                *([resume_from.losses] if resume_from is not None else []),
-                *([torch.stack(losses).cpu()] if losses else []),
-            ]
-        ),
-    )
+    return learner.trained_net(epochs, losses)
 
 
-def warmup_factor(step: int, lr_warmup_steps: int) -> float:
-    """The share of the learning rate in force at `step` (from 0): linear, then constant."""
-    return min(1.0, (step + 1) / (lr_warmup_steps + 1))
+class _Learner:
+    """The net and all that changes with it: its optimizer, averaged weights and loss scaling.
+
+    With fp16, the forward pass runs under autocast and the loss is scaled, as accelerate does it.
+    A step whose gradients overflow moves no weight but counts for the learning rate; accelerate
+    holds the rate back, for which it waits for the device at every step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        training: TrainingConfig,
+        device: torch.device,
+        resume_from: TrainedNet | None,
+    ) -> None:
+        self.model, self.training, self.device = model, training, device
+        self.fp16 = training.mixed_precision == "fp16" and device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=training.learning_rate, fused=True
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.fp16)
+        self.first_epoch, self.losses_before = 0, torch.zeros(0)
+        ema_weights = model.state_dict()
+        if resume_from is not None:
+            model.load_state_dict(resume_from.weights)
+            self.optimizer.load_state_dict(copy.deepcopy(resume_from.optimizer))
+            self.scaler.load_state_dict(resume_from.grad_scaler)
+            self.first_epoch, self.losses_before = resume_from.epochs, resume_from.losses
+            ema_weights = resume_from.ema_weights
+        self.ema_weights = _copied(ema_weights)
+
+    @property
+    def first_step(self) -> int:
+        return len(self.losses_before)
+
+    def predict(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.float16, enabled=self.fp16):
+            prediction: Tensor = self.model(x, timesteps).sample
+        return prediction.float()
+
+    def step(self, loss: Tensor, step: int, num_steps: int) -> None:
+        """Moves the weights, and the averaged ones after them; nothing waits for the device."""
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            factor = learning_rate_factor(step, num_steps, self.training)
+            group["lr"] = self.training.learning_rate * factor
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if self.training.ema_decay:
+            decay = ema_decay_at(step, self.training)
+            update_ema(self.ema_weights, self.model.state_dict(), decay)
+
+    def trained_net(self, epochs: int, losses: list[Tensor]) -> TrainedNet:
+        weights = self.model.state_dict()
+        return TrainedNet(
+            epochs=epochs,
+            weights=_copied(weights),
+            ema_weights=self.ema_weights if self.training.ema_decay else _copied(weights),
+            optimizer=copy.deepcopy(self.optimizer.state_dict()),
+            losses=torch.cat(
+                [self.losses_before, *([torch.stack(losses).cpu()] if losses else [])]
+            ),
+            grad_scaler=self.scaler.state_dict(),
+        )
 
 
-def ema_decay_at(step: int, ema_decay: float) -> float:
-    """The decay in force at `step` (from 0), short while there is little to average."""
-    return min(ema_decay, (1 + step) / (10 + step))
+def learning_rate_factor(step: int, num_steps: int, training: TrainingConfig) -> float:
+    """The share of the learning rate in force at `step` (from 0) of a run of num_steps.
+
+    constant: linear from the first step on, then 1. cosine: linear from 0, then half a cosine down
+    to 0, as diffusers' get_cosine_schedule_with_warmup.
+    """
+    warmup = training.lr_warmup_steps
+    if training.lr_schedule == "constant":
+        return min(1.0, (step + 1) / (warmup + 1))
+    if step < warmup:
+        return step / warmup
+    progress = (step - warmup) / max(1, num_steps - warmup)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def ema_decay_at(step: int, training: TrainingConfig) -> float:
+    """The decay in force at `step` (from 0); the ramp is for a start that is better forgotten."""
+    ramp = (1 + step) / (10 + step) if training.ema_ramp else 1.0
+    return min(training.ema_decay, ramp)
 
 
 @torch.no_grad()
@@ -129,29 +207,8 @@ def update_ema(ema_weights: dict[str, Tensor], weights: dict[str, Tensor], decay
     )
 
 
-class _Batches:
-    """All batches of some epochs, in the order that the seed gives each epoch."""
-
-    def __init__(
-        self,
-        images: TrainingImages,
-        image_size: int,
-        training: TrainingConfig,
-        seed: int,
-        epochs: range,
-    ) -> None:
-        self.images, self.image_size = images, image_size
-        self.batch_size, self.seed, self.epochs = training.batch_size, seed, epochs
-
-    def __len__(self) -> int:
-        return len(self.epochs) * math.ceil(len(self.images) / self.batch_size)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for epoch in self.epochs:
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, "epoch", epoch))
-            order = torch.randperm(len(self.images), generator=generator)
-            for indices in order.split(self.batch_size):
-                yield load(self.images, indices.tolist(), self.image_size)
+def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: weight.clone() for name, weight in weights.items()}
 
 
 def _random_flips(images: Tensor, generator: torch.Generator) -> Tensor:

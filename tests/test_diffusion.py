@@ -5,20 +5,38 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers.schedulers.scheduling_ddpm import rescale_zero_terminal_snr
+from torch import Tensor
 
 from dipddpm.config import (
     BetaSchedule,
     NoiseScheduleConfig,
+    PredictionType,
     UNetConfig,
     alphas_cumprod,
     derive_seed,
 )
-from dipddpm.diffusion import build_noise_scheduler, build_unet
+from dipddpm.diffusion import (
+    build_noise_scheduler,
+    build_unet,
+    conditioned,
+    training_target,
+    x_0_and_eps,
+)
 
-SCHEDULES: list[tuple[int, BetaSchedule]] = [
-    (total, kind) for total in (2, 50, 500, 1000) for kind in ("linear", "squaredcos_cap_v2")
-]
+KINDS: list[BetaSchedule] = ["linear", "scaled_linear", "sigmoid", "squaredcos_cap_v2"]
+SCHEDULES = [(total, kind) for total in (2, 10, 500, 1000) for kind in KINDS]
+PREDICTIONS: list[PredictionType] = ["epsilon", "v_prediction"]
+
+
+def zero_snr(total: int, kind: BetaSchedule = "linear") -> NoiseScheduleConfig:
+    return NoiseScheduleConfig(
+        num_train_timesteps=total,
+        beta_schedule=kind,
+        rescale_betas_zero_snr=True,
+        prediction_type="v_prediction",
+    )
 
 
 @pytest.mark.parametrize(("total", "kind"), SCHEDULES)
@@ -27,16 +45,38 @@ def test_alphas_cumprod_are_those_of_diffusers(total: int, kind: BetaSchedule) -
     ours = np.array(alphas_cumprod(schedule))
     scheduler: Any = DDPMScheduler(num_train_timesteps=total, beta_schedule=kind)
     # Its betas are float32: with their product taken in float64 only their own rounding is left.
-    # 1 - beta is rounded to 6e-8, T times over; near beta = 0.999 a thousand times that.
+    # A beta is rounded to 6e-8 of itself; near beta = 0.999 that is a thousand times as much of
+    # 1 - beta. The root of scaled_linear, the sigmoid and the sums after them are rounded too, and
+    # a difference of two roots that are rounded to 7e-9 is squared.
     betas = scheduler.betas.double().numpy()
     theirs = np.cumprod(1 - betas)
-    rounding = np.cumsum(2.0**-24 * betas / (1 - betas)) + 1e-12
+    rounding = np.cumsum((2.0**-24 * betas + 2.0**-30) / (1 - betas)) + 1e-12
     assert (np.abs(ours / theirs - 1) <= 4 * rounding).all()
     # and its own float32 product is rounded once more at each step
     own = scheduler.alphas_cumprod.double().numpy()
     assert (np.abs(ours / own - 1) <= 4 * rounding + 2.0**-23 * np.arange(1, total + 1)).all()
     built: Any = build_noise_scheduler(schedule)
     assert torch.equal(built.alphas_cumprod, scheduler.alphas_cumprod)
+
+
+@pytest.mark.parametrize(("total", "kind"), SCHEDULES)
+def test_zero_terminal_snr_is_that_of_diffusers(total: int, kind: BetaSchedule) -> None:
+    plain = torch.tensor(
+        alphas_cumprod(NoiseScheduleConfig(num_train_timesteps=total, beta_schedule=kind)),
+        dtype=torch.float64,
+    )
+    ours = torch.tensor(alphas_cumprod(zero_snr(total, kind)), dtype=torch.float64)
+    # its function in float64, on our betas
+    betas = 1 - plain / torch.cat((torch.ones(1), plain[:-1]))
+    theirs = torch.cumprod(1 - rescale_zero_terminal_snr(betas), 0)
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
+    assert ours[-1] == 0
+    assert ours[0] == pytest.approx(plain[0].item(), rel=1e-14)
+    assert (ours.diff() < 0).all()
+    # what training uses: all of it in float32
+    built: Any = build_noise_scheduler(zero_snr(total, kind))
+    assert built.alphas_cumprod[-1] == 0
+    assert (ours.sqrt() - built.alphas_cumprod.double().sqrt()).abs().max() < 3e-5
 
 
 def test_linear_betas_in_closed_form() -> None:
@@ -108,3 +148,65 @@ def test_building_a_net_leaves_the_generator_of_cuda_alone(tiny_unet: UNetConfig
     before = torch.cuda.get_rng_state()
     build_unet(tiny_unet, 16, 0)
     assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTIONS)
+def test_the_target_is_that_of_diffusers(prediction_type: PredictionType) -> None:
+    schedule = NoiseScheduleConfig(prediction_type=prediction_type)
+    scheduler: Any = build_noise_scheduler(schedule)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    clean, noise = images_and_noise()
+    timesteps = torch.tensor([0, 3, 250, 700, 999])
+    abar_t = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    got = training_target(prediction_type, clean, noise, abar_t)
+    wanted = noise
+    if prediction_type == "v_prediction":
+        wanted = scheduler.get_velocity(clean, noise, timesteps)
+    assert torch.allclose(got, wanted, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTIONS)
+@pytest.mark.parametrize("t", [0, 400, 999])
+def test_a_prediction_is_read_as_diffusers_reads_it(
+    prediction_type: PredictionType, t: int
+) -> None:
+    schedule = NoiseScheduleConfig(prediction_type=prediction_type)
+    x_t, prediction = images_and_noise()
+    for kind in (DDPMScheduler, DDIMScheduler):
+        scheduler: Any = kind(prediction_type=prediction_type, clip_sample=False)
+        scheduler.alphas_cumprod = torch.tensor(alphas_cumprod(schedule), dtype=torch.float64)
+        scheduler.set_timesteps(1000)
+        wanted = scheduler.step(prediction, t, x_t).pred_original_sample
+        abar_t = alphas_cumprod(schedule)[t]
+        x_0, eps = x_0_and_eps(prediction, x_t, abar_t, prediction_type)
+        assert torch.allclose(x_0, wanted, rtol=1e-12, atol=1e-12)
+        assert torch.allclose(abar_t**0.5 * x_0 + (1 - abar_t) ** 0.5 * eps, x_t, atol=1e-12)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTIONS)
+def test_a_perfect_prediction_gives_image_and_noise_back(prediction_type: PredictionType) -> None:
+    clean, noise = images_and_noise()
+    # v says both also at pure noise and at none; eps nothing of x_0 where there is no x_0
+    first = 0.0 if prediction_type == "v_prediction" else 1e-4
+    abar_t = torch.linspace(first, 1, 5, dtype=torch.float64).view(-1, 1, 1, 1)
+    x_t = abar_t.sqrt() * clean + (1 - abar_t).sqrt() * noise
+    target = training_target(prediction_type, clean, noise, abar_t)
+    x_0, eps = x_0_and_eps(target, x_t, abar_t, prediction_type)
+    assert torch.allclose(x_0, clean, rtol=0, atol=1e-12)
+    assert torch.allclose(eps, noise, rtol=0, atol=1e-12)
+
+
+def test_a_condition_is_three_more_channels(tiny_unet: UNetConfig) -> None:
+    x_t, condition = (images.float() for images in images_and_noise())
+    assert conditioned(x_t, None) is x_t
+    both = conditioned(x_t, condition)
+    assert torch.equal(both[:, :3], x_t) and torch.equal(both[:, 3:], condition)
+    model: Any = build_unet(tiny_unet, 8, 0, in_channels=6)
+    assert model(both, 3).sample.shape == x_t.shape
+
+
+def images_and_noise() -> tuple[Tensor, Tensor]:
+    """Five of each, float64."""
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = torch.randn(2, 5, 3, 8, 8, generator=generator, dtype=torch.float64)
+    return clean.clamp(-1, 1), noise

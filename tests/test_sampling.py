@@ -2,20 +2,29 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+)
 from torch import Tensor
 
 from dipddpm.config import (
     BetaSchedule,
     Context,
     NoiseScheduleConfig,
+    PredictionType,
     RestorationConfig,
     SamplingConfig,
     TimestepSpacing,
@@ -25,14 +34,18 @@ from dipddpm.config import (
     own_noise_level,
     start_point,
 )
-from dipddpm.diffusion import build_unet
+from dipddpm.diffusion import build_unet, x_0_and_eps
 from dipddpm.images import ImageSet, degrade, take
 from dipddpm.metrics import psnr
 from dipddpm.sampling import (
     SAMPLERS,
+    Denoiser,
+    as_images,
+    as_samples,
     sample,
     sample_ddim,
     sample_ddpm,
+    sample_dpmsolver,
     spaced_timesteps,
     start_noise,
 )
@@ -44,6 +57,11 @@ from dipddpm.training import TrainedNet
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 5e-3}
 DTYPES = [torch.float32, torch.float64]
 SPACINGS: list[TimestepSpacing] = ["leading", "trailing"]
+PREDICTIONS: list[PredictionType] = ["epsilon", "v_prediction"]
+COSINE = NoiseScheduleConfig(beta_schedule="squaredcos_cap_v2")
+COSINE_50 = replace(COSINE, num_train_timesteps=50)
+ZERO_SNR = NoiseScheduleConfig(rescale_betas_zero_snr=True, prediction_type="v_prediction")
+WITHOUT_NOISE = ["ddim", "dpmsolver++"]  # the samplers that draw none
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +95,16 @@ def diffusers_images(
     return torch.from_numpy(output).permute(0, 3, 1, 2) * 2 - 1
 
 
+def our_denoiser(model: Any, schedule: NoiseScheduleConfig) -> Denoiser:
+    abar = alphas_cumprod(schedule)
+
+    def denoiser(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        output: Tensor = model(x, t, return_dict=False)[0]
+        return x_0_and_eps(output, x, abar[t], schedule.prediction_type)
+
+    return denoiser
+
+
 def our_images(
     sampler: str,
     model: Any,
@@ -85,48 +113,50 @@ def our_images(
     spacing: TimestepSpacing,
 ) -> Tensor:
     """The same with our sampler: one generator for the start and then for the steps."""
-
-    def eps(x: Tensor, t: Tensor) -> Tensor:
-        output: Tensor = model(x, t, return_dict=False)[0]
-        return output
-
     generator = seeded()
     x = torch.randn(3, 3, 16, 16, generator=generator, dtype=model.dtype)
-    timesteps = spaced_timesteps(schedule.num_train_timesteps, n, spacing)
-    return SAMPLERS[sampler](eps, x, timesteps, alphas_cumprod(schedule), generator=generator)
+    return SAMPLERS[sampler](
+        our_denoiser(model, schedule),
+        x,
+        spaced_timesteps(schedule.num_train_timesteps, n, spacing),
+        alphas_cumprod(schedule),
+        generator=generator,
+    )
 
 
-def assert_alike(left: Tensor, right: Tensor, dtype: torch.dtype) -> None:
+def assert_alike(
+    left: Tensor, right: Tensor, dtype: torch.dtype, *, least_inside: float = 0.2
+) -> None:
     assert left.dtype == dtype
     assert (left - right).abs().max().item() < TOLERANCE[dtype]
     # and neither is the flat black or white that clipping makes of everything
     assert left.std() > 0.1
-    assert (left.abs() < 0.99).float().mean() > 0.2
+    assert (left.abs() < 0.99).float().mean() > least_inside
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("total", "n", "kind", "spacing"),
+    ("schedule", "n", "spacing"),
     [
-        (50, 50, "linear", "leading"),
-        (50, 50, "squaredcos_cap_v2", "trailing"),
-        (1000, 25, "linear", "leading"),
-        (1000, 25, "linear", "trailing"),
-        (1000, 30, "squaredcos_cap_v2", "trailing"),  # 30 does not divide 1000
+        (NoiseScheduleConfig(num_train_timesteps=50), 50, "leading"),
+        (COSINE_50, 50, "trailing"),
+        (NoiseScheduleConfig(), 25, "leading"),
+        (NoiseScheduleConfig(), 25, "trailing"),
+        (NoiseScheduleConfig(beta_schedule="sigmoid"), 25, "trailing"),
+        (COSINE, 30, "trailing"),  # 30 does not divide 1000
+        (NoiseScheduleConfig(prediction_type="v_prediction"), 25, "leading"),
+        (ZERO_SNR, 25, "trailing"),
+        (ZERO_SNR, 25, "leading"),
     ],
 )
 def test_ddpm_is_the_pipeline_of_diffusers(
     model: Any,
     dtype: torch.dtype,
-    total: int,
+    schedule: NoiseScheduleConfig,
     n: int,
-    kind: BetaSchedule,
     spacing: TimestepSpacing,
 ) -> None:
-    schedule = NoiseScheduleConfig(num_train_timesteps=total, beta_schedule=kind)
-    scheduler = DDPMScheduler(
-        num_train_timesteps=total, beta_schedule=kind, timestep_spacing=spacing
-    )
+    scheduler = DDPMScheduler(timestep_spacing=spacing, **vars(schedule))
     net = copy.deepcopy(model).to(dtype)
     theirs = diffusers_images(DDPMPipeline(net, scheduler), schedule, dtype, num_inference_steps=n)
     assert_alike(our_images("ddpm", net, schedule, n, spacing), theirs, dtype)
@@ -134,29 +164,29 @@ def test_ddpm_is_the_pipeline_of_diffusers(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("total", "n", "kind", "spacing"),
+    ("schedule", "n", "spacing"),
     [
-        (1000, 10, "linear", "leading"),
-        (1000, 20, "linear", "leading"),
-        (1000, 20, "linear", "trailing"),
-        (1000, 20, "squaredcos_cap_v2", "leading"),
-        (500, 10, "squaredcos_cap_v2", "trailing"),
-        (50, 50, "linear", "leading"),
+        (NoiseScheduleConfig(), 10, "leading"),
+        (NoiseScheduleConfig(), 20, "leading"),
+        (NoiseScheduleConfig(), 20, "trailing"),
+        (COSINE, 20, "leading"),
+        (replace(COSINE, num_train_timesteps=500), 10, "trailing"),
+        (NoiseScheduleConfig(num_train_timesteps=50), 50, "leading"),
+        (NoiseScheduleConfig(beta_schedule="scaled_linear"), 20, "trailing"),
+        (NoiseScheduleConfig(prediction_type="v_prediction"), 20, "trailing"),
+        (ZERO_SNR, 20, "trailing"),
+        (ZERO_SNR, 20, "leading"),
     ],
 )
 def test_ddim_is_the_pipeline_of_diffusers(
     model: Any,
     dtype: torch.dtype,
-    total: int,
+    schedule: NoiseScheduleConfig,
     n: int,
-    kind: BetaSchedule,
     spacing: TimestepSpacing,
 ) -> None:
     # With n a divisor of total: DDIMScheduler steps T // n down whatever its next timestep is.
-    schedule = NoiseScheduleConfig(num_train_timesteps=total, beta_schedule=kind)
-    scheduler = DDIMScheduler(
-        num_train_timesteps=total, beta_schedule=kind, timestep_spacing=spacing
-    )
+    scheduler = DDIMScheduler(timestep_spacing=spacing, **vars(schedule))
     net = copy.deepcopy(model).to(dtype)
     theirs = diffusers_images(
         DDIMPipeline(net, scheduler), schedule, dtype, num_inference_steps=n, eta=0.0
@@ -164,15 +194,137 @@ def test_ddim_is_the_pipeline_of_diffusers(
     assert_alike(our_images("ddim", net, schedule, n, spacing), theirs, dtype)
 
 
+# np.array(tensor), which it calls
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("schedule", "n", "spacing"),
+    [
+        (NoiseScheduleConfig(), 20, "trailing"),
+        (NoiseScheduleConfig(), 10, "leading"),
+        (NoiseScheduleConfig(), 2, "trailing"),
+        (NoiseScheduleConfig(), 1, "leading"),
+        (COSINE, 30, "trailing"),
+        (NoiseScheduleConfig(beta_schedule="scaled_linear"), 14, "trailing"),
+        (NoiseScheduleConfig(prediction_type="v_prediction"), 15, "trailing"),
+        (ZERO_SNR, 20, "leading"),
+    ],
+)
+def test_dpmsolver_is_the_scheduler_of_diffusers(
+    model: Any,
+    dtype: torch.dtype,
+    schedule: NoiseScheduleConfig,
+    n: int,
+    spacing: TimestepSpacing,
+) -> None:
+    net = copy.deepcopy(model).to(dtype)
+    x = torch.randn(3, 3, 16, 16, generator=seeded(), dtype=dtype)
+    theirs = dpmsolver_of_diffusers(net, x, schedule, n, spacing)
+    ours = our_images("dpmsolver++", net, schedule, n, spacing)
+    # From the eps of a net that knows nothing comes an x_0 that is mostly clipped.
+    assert_alike(ours, theirs, dtype, least_inside=0.03)
+
+
+def dpmsolver_of_diffusers(
+    net: Any, x: Tensor, schedule: NoiseScheduleConfig, n: int, spacing: TimestepSpacing
+) -> Tensor:
+    """Its scheduler over our timesteps: its own leading ones are of n + 1 steps.
+
+    It has no clip_sample; its thresholding at a maximum of 1 clips x_0 to [-1, 1]. Its `step`
+    casts to float32: for float64 this calls the updates that it would choose.
+    """
+    scheduler: Any = DPMSolverMultistepScheduler(thresholding=True, **vars(schedule))
+    timesteps = spaced_timesteps(schedule.num_train_timesteps, n, spacing)
+    scheduler.set_timesteps(timesteps=timesteps)
+    if x.dtype == torch.float32:
+        for t in scheduler.timesteps:
+            x = scheduler.step(net(x, t).sample, t, x).prev_sample
+        return x.clamp(-1, 1)
+    abar = torch.tensor([*(alphas_cumprod(schedule)[t] for t in timesteps), 1], dtype=x.dtype)
+    scheduler.sigmas = ((1 - abar) / abar).sqrt()
+    seen: list[Tensor] = []
+    for i, t in enumerate(timesteps):
+        scheduler._step_index = i
+        seen.append(scheduler.convert_model_output(net(x, t).sample, sample=x))
+        if i in (0, n - 1):
+            x = scheduler.dpm_solver_first_order_update(seen[-1], sample=x)
+        else:
+            x = scheduler.multistep_dpm_solver_second_order_update(seen[-2:], sample=x)
+    return x.clamp(-1, 1)
+
+
+def of_a_gaussian(abar: Sequence[float], deviation: float) -> Denoiser:
+    """The best denoiser there is, for images of independent normal pixels."""
+
+    def denoiser(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        x_0 = math.sqrt(abar[t]) * deviation**2 / variance(abar[t], deviation) * x
+        return x_0, (x - math.sqrt(abar[t]) * x_0) / math.sqrt(1 - abar[t])
+
+    return denoiser
+
+
+def variance(abar_t: float, deviation: float) -> float:
+    """Of x_t."""
+    return abar_t * deviation**2 + 1 - abar_t
+
+
+@pytest.mark.parametrize("schedule", [NoiseScheduleConfig(), COSINE])
+def test_dpmsolver_is_of_second_order(schedule: NoiseScheduleConfig) -> None:
+    """Along the exact path x_t stays in proportion to its standard deviation."""
+    abar, deviation = alphas_cumprod(schedule), 0.1
+    denoiser = of_a_gaussian(abar, deviation)
+    z = torch.randn(1, 3, 16, 16, generator=seeded(), dtype=torch.float64)
+    first, last = (math.sqrt(variance(abar[t], deviation)) * z for t in (900, 100))
+    # The last step goes where the denoiser says, whatever the path to it.
+    exact, _ = denoiser(last, 100)
+
+    def error(sampler: str, n: int) -> float:
+        timesteps = range(900, 99, -800 // n)
+        got = SAMPLERS[sampler](denoiser, first, timesteps, abar, generator=seeded())
+        return ((got - exact) / exact).abs().max().item()
+
+    for n in (50, 100, 200):
+        # twice the steps: half the error of first order, a quarter of second
+        assert 0.45 < error("ddim", 2 * n) / error("ddim", n) < 0.55
+        assert 0.2 < error("dpmsolver++", 2 * n) / error("dpmsolver++", n) < 0.3
+        assert error("dpmsolver++", n) < error("ddim", n) / 4
+
+
+def test_dpmsolver_from_pure_noise_is_the_limit_of_little_signal() -> None:
+    """A log-SNR of -inf needs no clamp: it is where ever smaller ones lead."""
+    abar = alphas_cumprod(ZERO_SNR)
+    x = torch.randn(1, 3, 16, 16, generator=seeded(), dtype=torch.float64)
+
+    def images(terminal: float) -> Tensor:
+        levels = [*abar[:-1], terminal]
+        return sample_dpmsolver(
+            of_a_gaussian(levels, 0.3), x, spaced_timesteps(1000, 8), levels, generator=seeded()
+        )
+
+    distances = [(images(terminal) - images(0)).abs().max().item() for terminal in TERMINALS]
+    # The correction of the second step goes with 1 / log-SNR: it falls, slowly.
+    assert all(b < a for a, b in pairwise(distances))
+    assert 0 < distances[-1] < 0.02
+    assert images(0).isfinite().all()
+
+
+TERMINALS = [1e-8, 1e-16, 1e-32, 1e-64, 1e-128, 1e-256]
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTIONS)
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 def test_the_stage_is_a_plain_loop_over_the_scheduler(
-    net: TrainedNet, model: Any, tiny_unet: UNetConfig, sampler: Any
+    net: TrainedNet,
+    model: Any,
+    tiny_unet: UNetConfig,
+    sampler: Any,
+    prediction_type: PredictionType,
 ) -> None:
-    schedule, context = NoiseScheduleConfig(), Context(seed=9)
+    schedule, context = NoiseScheduleConfig(prediction_type=prediction_type), Context(seed=9)
     sampling = SamplingConfig(sampler=sampler, num_samples=3, num_inference_steps=10)
     samples = sample(net, None, 16, tiny_unet, schedule, sampling, context).images
     kind: Any = DDPMScheduler if sampler == "ddpm" else DDIMScheduler
-    scheduler = kind(num_train_timesteps=1000, timestep_spacing="trailing")
+    scheduler = kind(timestep_spacing="trailing", prediction_type=prediction_type)
     scheduler.set_timesteps(10)
     generator = seeded(derive_seed(9, "ancestral"))
     x = torch.stack(
@@ -244,8 +396,11 @@ def test_the_start_noise_of_an_image_is_its_own() -> None:
     assert abs(many.std().item() - 1) < 0.045
 
 
-def test_a_ddim_sample_does_not_depend_on_the_batch(net: TrainedNet, tiny_unet: UNetConfig) -> None:
-    sampling = SamplingConfig(num_samples=5, num_inference_steps=5)
+@pytest.mark.parametrize("sampler", WITHOUT_NOISE)
+def test_a_sample_without_noise_does_not_depend_on_the_batch(
+    net: TrainedNet, tiny_unet: UNetConfig, sampler: Any
+) -> None:
+    sampling = SamplingConfig(sampler=sampler, num_samples=5, num_inference_steps=5)
     arguments = (16, tiny_unet, NoiseScheduleConfig())
     many = sample(net, None, *arguments, sampling, Context()).images
     few = sample(net, None, *arguments, replace(sampling, num_samples=2), Context()).images
@@ -253,7 +408,7 @@ def test_a_ddim_sample_does_not_depend_on_the_batch(net: TrainedNet, tiny_unet: 
     assert torch.allclose(many[:2], few, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_start_of_nothing_but_noise_is_plain_sampling(
     net: TrainedNet, tiny_unet: UNetConfig, objects16: ImageSet, sampler: Any
 ) -> None:
@@ -279,8 +434,14 @@ def test_a_start_of_nothing_but_noise_is_plain_sampling(
 @pytest.mark.parametrize("n", [1, 7, 30])
 @pytest.mark.parametrize("kind", ["linear", "squaredcos_cap_v2"])
 @pytest.mark.parametrize("spacing", SPACINGS)
-def test_ddim_with_the_true_noise_gives_the_image_back(
-    objects16: ImageSet, t0: int, n: int, kind: BetaSchedule, spacing: TimestepSpacing
+@pytest.mark.parametrize("sampler", WITHOUT_NOISE)
+def test_the_true_noise_gives_the_image_back(
+    objects16: ImageSet,
+    t0: int,
+    n: int,
+    kind: BetaSchedule,
+    spacing: TimestepSpacing,
+    sampler: str,
 ) -> None:
     x_0 = take(objects16, 0, 3).pixels.double()
     abar = alphas_cumprod(NoiseScheduleConfig(beta_schedule=kind))
@@ -290,11 +451,11 @@ def test_ddim_with_the_true_noise_gives_the_image_back(
     x = math.sqrt(abar_t) * x_0 + math.sqrt(1 - abar_t) * eps
     seen: list[int] = []
 
-    def oracle(x: Tensor, t: Tensor) -> Tensor:
-        seen.append(int(t))
-        return eps
+    def oracle(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        seen.append(t)
+        return x_0_and_eps(eps, x, abar[t], "epsilon")
 
-    got = sample_ddim(oracle, x, timesteps, abar, generator=seeded())
+    got = SAMPLERS[sampler](oracle, x, timesteps, abar, generator=seeded())
     # float64 throughout; at T the image is a part in 2e4 of x for the cosine schedule
     assert (got - x_0).abs().max() < 1e-10
     assert seen == timesteps
@@ -308,8 +469,8 @@ def test_ddpm_with_an_oracle_of_the_image_ends_at_it(
     schedule = NoiseScheduleConfig(num_train_timesteps=50, beta_schedule=kind)
     abar = alphas_cumprod(schedule)
 
-    def oracle(x: Tensor, t: Tensor) -> Tensor:
-        return (x - math.sqrt(abar[t]) * x_0) / math.sqrt(1 - abar[t])
+    def oracle(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        return x_0, (x - math.sqrt(abar[t]) * x_0) / math.sqrt(1 - abar[t])
 
     x = torch.randn(x_0.shape, generator=seeded(), dtype=torch.float64)
     got = sample_ddpm(oracle, x, list(range(50))[::-1], abar, generator=seeded(1))
@@ -322,9 +483,9 @@ def test_ddpm_keeps_the_variance_of_the_forward_process() -> None:
     abar = alphas_cumprod(schedule)
     seen: dict[int, float] = {}
 
-    def oracle(x: Tensor, t: Tensor) -> Tensor:
-        seen[int(t)] = x.square().mean().item()
-        return x / math.sqrt(1 - abar[t])
+    def oracle(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        seen[t] = x.square().mean().item()
+        return torch.zeros_like(x), x / math.sqrt(1 - abar[t])
 
     x = math.sqrt(1 - abar[49]) * torch.randn(8, 3, 32, 32, generator=seeded(), dtype=torch.float64)
     sample_ddpm(oracle, x, spaced_timesteps(50, 10), abar, generator=seeded(1))
@@ -347,7 +508,11 @@ def test_the_degraded_image_is_restored_from_its_own_level(objects16: ImageSet) 
     x_t0 = point.a * degraded.pixels
     noise = (degraded.pixels - objects16.pixels) / (50 / 255)
     timesteps = spaced_timesteps(point.t0, 10)
-    got = sample_ddim(lambda x, t: noise, x_t0, timesteps, abar, generator=seeded())
+
+    def oracle(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        return x_0_and_eps(noise, x, abar[t], "epsilon")
+
+    got = sample_ddim(oracle, x_t0, timesteps, abar, generator=seeded())
     # The level is one of a thousand: it differs from that of the noise by up to 1 %, or
     # 0.01 x 50/255 of the noise, which is 60 dB.
     assert psnr(got, objects16.pixels).min() > 50
@@ -375,13 +540,40 @@ def test_watch_sees_each_step_and_changes_nothing(net: TrainedNet, tiny_unet: UN
             seen.append(item)
             yield item
 
-    for sampler in ("ddpm", "ddim"):
+    names: Any = SAMPLERS
+    for sampler in names:
         seen.clear()
         sampling = SamplingConfig(sampler=sampler, num_samples=1, num_inference_steps=4)
         arguments = (net, None, 16, tiny_unet, NoiseScheduleConfig(), sampling)
         watched = sample(*arguments, Context(watch=watch)).images
         assert len(seen) == 4
         assert torch.equal(watched, sample(*arguments, Context()).images)
+
+
+def test_the_net_is_given_its_condition(tiny_unet: UNetConfig, objects16: ImageSet) -> None:
+    model: Any = build_unet(tiny_unet, 16, 3, in_channels=6).eval().requires_grad_(False)
+    net = TrainedNet(1, {}, dict(model.state_dict()), {}, torch.ones(1))
+    sampling = SamplingConfig(task="restore", num_samples=3, num_inference_steps=4)
+    arguments = (net, None, 16, tiny_unet, NoiseScheduleConfig(), sampling, Context(seed=9))
+    # The first three of ten are used.
+    got = sample(*arguments, condition=objects16).images
+    scheduler: Any = DDIMScheduler(timestep_spacing="trailing")
+    scheduler.set_timesteps(4)
+    x = start_noise(3, 16, 9)
+    for t in scheduler.timesteps:
+        seen = torch.cat((x, objects16.pixels[:3]), dim=1)
+        x = scheduler.step(model(seen, t).sample, t, x).prev_sample
+    assert (got - x.clamp(-1, 1)).abs().max() < TOLERANCE[torch.float32]
+    other = sample(*arguments, condition=take(objects16, 3, 6)).images
+    assert (got - other).abs().max() > 0.01
+
+
+def test_a_start_can_be_the_outcome(objects16: ImageSet) -> None:
+    degraded = degrade(objects16, RestorationConfig(), Context())
+    assert degraded.pixels.abs().max() > 1
+    samples = as_samples(degraded)
+    assert torch.equal(samples.images, degraded.pixels.clamp(-1, 1))
+    assert as_images(samples).pixels is samples.images
 
 
 @pytest.mark.cuda

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -9,19 +11,21 @@ from typing import Any, TypeVar
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from dipddpm.config import (
     Context,
+    LoaderConfig,
     NoiseScheduleConfig,
     SamplingConfig,
     TrainingConfig,
     UNetConfig,
     derive_seed,
 )
-from dipddpm.diffusion import build_unet
-from dipddpm.images import ImageSet, encode, prepare, take
+from dipddpm.diffusion import build_noise_scheduler, build_unet
+from dipddpm.images import ImageSet, TrainingImages, encode, prepare, take
 from dipddpm.metrics import lag1_autocorrelation
 from dipddpm.sampling import sample
 from dipddpm.scoring import score_net
@@ -29,14 +33,23 @@ from dipddpm.sources import EncodedImages, ImageSource
 from dipddpm.training import (
     TrainedNet,
     ema_decay_at,
+    learning_rate_factor,
     train_ddpm,
     update_ema,
-    warmup_factor,
 )
 
 Item = TypeVar("Item")
 SEED = 7
 SIZE = 16
+
+
+MEMORY, DECODE, LIST = (LoaderConfig(loader=name) for name in ("memory", "decode", "list"))
+
+
+def train(images: TrainingImages, *settings: Any, **more: Any) -> TrainedNet:
+    """By default from memory, and files by decoding them."""
+    loading = DECODE if isinstance(images, EncodedImages) else MEMORY
+    return train_ddpm(images, *settings, **{"loading": loading, **more})
 
 
 class Recorder:
@@ -66,17 +79,23 @@ def same_net(left: TrainedNet, right: TrainedNet) -> bool:
     return same(vars(left), vars(right))
 
 
+def mirrored(images: Tensor, heads: Tensor) -> Tensor:
+    return torch.stack([x.flip(2) if head else x for x, head in zip(images, heads, strict=True)])
+
+
 def plain_training(
     images: ImageSet,
     schedule: NoiseScheduleConfig,
     training: TrainingConfig,
     epochs: int,
+    condition: ImageSet | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[float]]:
     """The loop of the diffusers tutorial, with a seed of its own for each step."""
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(SEED, "unet"))
         model: Any = UNet2DModel(
             sample_size=SIZE,
+            in_channels=3 if condition is None else 6,
             block_out_channels=(8, 16),
             layers_per_block=1,
             norm_num_groups=4,
@@ -85,7 +104,7 @@ def plain_training(
         )
     ema = copy.deepcopy(model)
     T, warmup = schedule.num_train_timesteps, training.lr_warmup_steps
-    scheduler: Any = DDPMScheduler(num_train_timesteps=T, beta_schedule=schedule.beta_schedule)
+    scheduler: Any = DDPMScheduler(**vars(schedule))
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, fused=True)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: min(1, (k + 1) / (warmup + 1)))
     losses: list[float] = []
@@ -95,14 +114,19 @@ def plain_training(
         for first in range(0, len(images), training.batch_size):
             step = len(losses)
             draw = torch.Generator().manual_seed(derive_seed(SEED, "training step", step))
-            batch = images.pixels[order[first : first + training.batch_size]]
-            heads = torch.rand(len(batch), 1, 1, 1, generator=draw).flatten() < 0.5
-            clean = torch.stack([x.flip(2) if h else x for x, h in zip(batch, heads, strict=True)])
+            chosen = order[first : first + training.batch_size]
+            heads = torch.rand(len(chosen), 1, 1, 1, generator=draw).flatten() < 0.5
+            clean = mirrored(images.pixels[chosen], heads)
             noise = torch.randn(clean.shape, generator=draw)
             u = torch.rand(len(clean), generator=draw, dtype=torch.float64)
             t = torch.floor(u * T).to(torch.int64)
-            prediction = model(scheduler.add_noise(clean, noise, t), t, return_dict=False)[0]
-            loss = nn.functional.mse_loss(prediction, noise)
+            x = scheduler.add_noise(clean, noise, t)
+            if condition is not None:
+                x = torch.cat([x, mirrored(condition.pixels[chosen], heads)], dim=1)
+            prediction = model(x, t, return_dict=False)[0]
+            v = schedule.prediction_type == "v_prediction"
+            target = scheduler.get_velocity(clean, noise, t) if v else noise
+            loss = nn.functional.mse_loss(prediction, target)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
             optimizer.step()
@@ -124,12 +148,12 @@ def settings(
 
 @pytest.fixture(scope="module")
 def two_epochs(objects16: ImageSet, settings: Any) -> TrainedNet:
-    return train_ddpm(objects16, *settings, epochs=2)
+    return train(objects16, *settings, epochs=2)
 
 
 @pytest.fixture(scope="module")
 def four_epochs(objects16: ImageSet, settings: Any) -> TrainedNet:
-    return train_ddpm(objects16, *settings, epochs=4)
+    return train(objects16, *settings, epochs=4)
 
 
 def test_training_is_a_plain_loop_bit_for_bit(
@@ -147,11 +171,79 @@ def test_training_is_a_plain_loop_bit_for_bit(
     assert not same(two_epochs.weights, two_epochs.ema_weights)
 
 
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_v_prediction_is_the_plain_loop_too(
+    objects16: ImageSet, settings: Any, zero_snr: bool
+) -> None:
+    size, unet, schedule, training, context = settings
+    v = replace(schedule, prediction_type="v_prediction", rescale_betas_zero_snr=zero_snr)
+    trained = train(objects16, size, unet, v, training, context, epochs=2)
+    weights, _, losses = plain_training(objects16, v, training, 2)
+    # The target is put together in another order of the same operations, of two images' size.
+    assert trained.losses.tolist() == pytest.approx(losses, rel=1e-6)
+    assert max((trained.weights[name] - weights[name]).abs().max() for name in weights) < 1e-4
+
+
+def test_a_condition_goes_with_its_image(objects16: ImageSet, settings: Any) -> None:
+    _, _, schedule, training, _ = settings
+    # mirrored with it, and never trained on: each image's own negative
+    condition = ImageSet(-objects16.pixels + 0.25)
+    trained = train(objects16, *settings, condition=condition, epochs=2)
+    weights, ema, losses = plain_training(objects16, schedule, training, 2, condition)
+    assert trained.losses.tolist() == losses
+    assert same((trained.weights, trained.ema_weights), (weights, ema))
+    assert trained.weights["conv_in.weight"].shape[1] == 6
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_condition_comes_with_files_too(
+    objects: ImageSource, objects16: ImageSet, settings: Any, workers: int
+) -> None:
+    files, condition = objects.train[:10], ImageSet(-objects16.pixels)
+    loading = replace(DECODE, num_workers=workers)
+    decode = train(files, *settings, loading=loading, condition=condition, epochs=1)
+    assert same_net(decode, train(objects16, *settings, condition=condition, epochs=1))
+
+
+def test_a_list_of_tensors_gives_the_bits_of_memory(
+    objects16: ImageSet, settings: Any, two_epochs: TrainedNet
+) -> None:
+    assert same_net(train(objects16, *settings, loading=LIST, epochs=2), two_epochs)
+
+
+@pytest.mark.parametrize("name", ["memory", "list", "decode"])
+def test_what_the_loader_flips_is_not_flipped_again(
+    objects: ImageSource, settings: Any, name: Any
+) -> None:
+    """With blank noise-free inputs the net sees, but for a factor, what the loader gave."""
+    files = objects.train[:10]
+    images = files if name == "decode" else prepare(files, SIZE)
+    watch = Recorder()
+    size, unet, schedule, training, context = settings
+    watched: Any = (size, unet, schedule, training, replace(context, watch=watch))
+    loading = LoaderConfig(loader=name, flip="loader")
+    inputs = net_inputs(images, watched, loading=loading)
+    blank = ImageSet(torch.zeros(10, 3, SIZE, SIZE))
+    noise = net_inputs(blank, settings, loading=LoaderConfig(flip="loader"))
+    abar = build_noise_scheduler(schedule).alphas_cumprod.double()
+    for (x, t), (x_blank, _), given in zip(inputs, noise, watch.seen, strict=True):
+        shown = (x.double() - x_blank) / abar[t].sqrt().view(-1, 1, 1, 1)
+        assert (shown - given).abs().max() < 1e-5
+
+
+def test_a_cpu_trains_in_float32_whatever_the_precision(
+    objects16: ImageSet, settings: Any, two_epochs: TrainedNet
+) -> None:
+    size, unet, schedule, training, context = settings
+    fp16 = replace(training, mixed_precision="fp16")
+    assert same_net(train(objects16, size, unet, schedule, fp16, context, epochs=2), two_epochs)
+
+
 def test_clipping_is_in_force(objects16: ImageSet, settings: Any, two_epochs: TrainedNet) -> None:
     # The plain loop clips too; this shows that the setting reaches the optimizer.
     size, unet, schedule, training, context = settings
     tight = replace(training, max_grad_norm=1e-9)
-    clipped = train_ddpm(objects16, size, unet, schedule, tight, context, epochs=2)
+    clipped = train(objects16, size, unet, schedule, tight, context, epochs=2)
     assert not same(clipped.weights, two_epochs.weights)
     weights, _, _ = plain_training(objects16, schedule, tight, 2)
     assert same(clipped.weights, weights)
@@ -165,7 +257,7 @@ def test_files_that_are_decoded_give_the_bits_of_memory(
     schedule = NoiseScheduleConfig(num_train_timesteps=50, beta_schedule=kind)
     files = objects.train[:6]
     memory, decode = (
-        train_ddpm(images, size, unet, schedule, training, context, epochs=1)
+        train(images, size, unet, schedule, training, context, epochs=1)
         for images in (prepare(files, size), files)
     )
     assert same_net(memory, decode)
@@ -178,16 +270,16 @@ def test_encoded_priors_train_alike_from_files_and_memory(
     objects16: ImageSet, objects: ImageSource, settings: Any
 ) -> None:
     files: EncodedImages = encode(take(objects16, 0, 4), objects.train[:4])
-    memory, decode = (train_ddpm(x, *settings, epochs=1) for x in (prepare(files, SIZE), files))
+    memory, decode = (train(x, *settings, epochs=1) for x in (prepare(files, SIZE), files))
     assert same_net(memory, decode)
 
 
 def test_training_on_is_training_at_once(
     objects16: ImageSet, settings: Any, four_epochs: TrainedNet
 ) -> None:
-    half = train_ddpm(objects16, *settings, epochs=2)
+    half = train(objects16, *settings, epochs=2)
     kept = copy.deepcopy(half)
-    whole = train_ddpm(objects16, *settings, epochs=4, resume_from=half)
+    whole = train(objects16, *settings, epochs=4, resume_from=half)
     assert same_net(whole, four_epochs)
     assert whole.num_steps == 12
     # The milestone is a value: training on did not touch it.
@@ -198,8 +290,8 @@ def test_training_on_is_training_at_once(
 def test_a_milestone_shares_no_memory_with_what_comes_after(
     objects16: ImageSet, settings: Any
 ) -> None:
-    half = train_ddpm(objects16, *settings, epochs=1)
-    whole = train_ddpm(objects16, *settings, epochs=2, resume_from=half)
+    half = train(objects16, *settings, epochs=1)
+    whole = train(objects16, *settings, epochs=2, resume_from=half)
 
     def addresses(value: object) -> set[int]:
         if isinstance(value, Tensor):
@@ -226,8 +318,8 @@ def test_the_prefix_of_a_run_is_the_shorter_run(
 def test_the_seed_decides(objects16: ImageSet, settings: Any, two_epochs: TrainedNet) -> None:
     size, unet, schedule, training, _ = settings
     torch.manual_seed(123)  # the global generator must not matter
-    again = train_ddpm(objects16, size, unet, schedule, training, Context(seed=SEED), epochs=2)
-    other = train_ddpm(objects16, size, unet, schedule, training, Context(seed=8), epochs=2)
+    again = train(objects16, size, unet, schedule, training, Context(seed=SEED), epochs=2)
+    other = train(objects16, size, unet, schedule, training, Context(seed=8), epochs=2)
     assert same_net(again, two_epochs)
     assert not torch.equal(other.losses, two_epochs.losses)
 
@@ -239,23 +331,95 @@ def test_the_optimizer_state_is_at_full_rate_after_the_warm_up(two_epochs: Train
 
 
 def test_warm_up_is_linear_and_then_constant() -> None:
-    assert [warmup_factor(step, 4) for step in range(6)] == [0.2, 0.4, 0.6, 0.8, 1, 1]
-    assert warmup_factor(0, 0) == 1
-    assert warmup_factor(10**9, 7) == 1
+    def factors(warmup: int, *steps: int) -> list[float]:
+        training = TrainingConfig(lr_warmup_steps=warmup)
+        return [learning_rate_factor(step, 10, training) for step in steps]
+
+    assert factors(4, *range(6)) == [0.2, 0.4, 0.6, 0.8, 1, 1]
+    assert factors(0, 0) == [1]
+    assert factors(7, 10**9) == [1]
+
+
+@pytest.mark.parametrize(("warmup", "num_steps"), [(0, 7), (3, 20), (500, 70), (5, 5), (1, 1000)])
+def test_the_cosine_schedule_is_that_of_diffusers(warmup: int, num_steps: int) -> None:
+    training = TrainingConfig(lr_schedule="cosine", lr_warmup_steps=warmup)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule: Any = get_cosine_schedule_with_warmup(optimizer, warmup, num_steps)
+    for step in range(num_steps):
+        assert learning_rate_factor(step, num_steps, training) == schedule.get_last_lr()[0]
+        optimizer.step()
+        schedule.step()
+
+
+def test_a_cosine_run_follows_its_schedule_and_cannot_be_resumed(
+    objects16: ImageSet, settings: Any
+) -> None:
+    size, unet, schedule, training, context = settings
+    cosine = replace(training, lr_schedule="cosine", lr_warmup_steps=2)
+    half = train(objects16, size, unet, schedule, cosine, context, epochs=1)
+    # at the last of three steps, the first after the warm-up
+    assert half.optimizer["param_groups"][0]["lr"] == 1e-3
+    with pytest.raises(ValueError, match=r"resume_from must be None .* cosine, .* 1 epochs"):
+        train(objects16, size, unet, schedule, cosine, context, epochs=2, resume_from=half)
+    whole = train(objects16, size, unet, schedule, cosine, context, epochs=2)
+    assert whole.optimizer["param_groups"][0]["lr"] == 1e-3 * 0.5 * (1 + math.cos(math.pi * 3 / 4))
+    # The first step has a rate of 0, the second another than in the shorter run only later.
+    assert torch.equal(whole.losses[:3], half.losses)
+    assert not same(whole.weights, half.weights)
 
 
 def test_ema_decay_grows_to_its_setting() -> None:
-    assert ema_decay_at(0, 0.9999) == 0.1
-    assert ema_decay_at(60, 0.9999) == 61 / 70
-    assert ema_decay_at(60, 0.5) == 0.5
-    assert ema_decay_at(10**6, 0.9999) == 0.9999
+    slow, fast = TrainingConfig(ema_decay=0.9999), TrainingConfig(ema_decay=0.5)
+    assert ema_decay_at(0, slow) == 0.1
+    assert ema_decay_at(60, slow) == 61 / 70
+    assert ema_decay_at(60, fast) == 0.5
+    assert ema_decay_at(10**6, slow) == 0.9999
+    assert ema_decay_at(0, replace(slow, ema_ramp=False)) == 0.9999
+
+
+def test_without_decay_the_weights_themselves_are_kept(
+    objects16: ImageSet, settings: Any, two_epochs: TrainedNet
+) -> None:
+    size, unet, schedule, training, context = settings
+    none = replace(training, ema_decay=0.0)
+    trained = train(objects16, size, unet, schedule, none, context, epochs=2)
+    assert same(trained.weights, two_epochs.weights)
+    assert same(trained.ema_weights, trained.weights)
+    assert all(
+        weight.data_ptr() != trained.weights[name].data_ptr()
+        for name, weight in trained.ema_weights.items()
+    )
+    half = train(objects16, size, unet, schedule, none, context, epochs=1)
+    on = train(objects16, size, unet, schedule, none, context, epochs=2, resume_from=half)
+    assert same_net(on, trained)
+
+
+def test_a_constant_decay_keeps_its_share_of_the_start(objects16: ImageSet, settings: Any) -> None:
+    size, unet, schedule, training, context = settings
+    constant = replace(training, ema_decay=0.7, ema_ramp=False)
+    trained = train(objects16, size, unet, schedule, constant, context, epochs=1)
+    start = dict(build_unet(unet, size, SEED).state_dict())
+    weights = [start, *(weights_after(objects16, settings, steps) for steps in (1, 2, 3))]
+    for name, got in trained.ema_weights.items():
+        expected = sum(
+            share * net[name].double()
+            for share, net in zip((0.343, 0.147, 0.21, 0.3), weights, strict=True)
+        )
+        assert (got - expected).abs().max() < 1e-6
+
+
+def weights_after(images: ImageSet, settings: Any, steps: int) -> dict[str, Tensor]:
+    """Of a net in the middle of its first epoch."""
+    size, unet, schedule, training, context = settings
+    watched = replace(context, watch=lambda batches: itertools.islice(batches, steps))
+    return train(images, size, unet, schedule, training, watched, epochs=1).weights
 
 
 def test_ema_is_a_weighted_sum() -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(31, 5, dtype=torch.float64, generator=generator)
     ema = {"w": values[0].clone(), "b": values[0, :1].clone()}
-    decays = [ema_decay_at(k, 0.7) for k in range(30)]
+    decays = [ema_decay_at(k, TrainingConfig(ema_decay=0.7)) for k in range(30)]
     for value, decay in zip(values[1:], decays, strict=True):
         update_ema(ema, {"b": value[:1], "w": value}, decay)
     # ema_n = sum_k w_k (1 - d_k) prod_{j > k} d_j, and the start with prod d_j.
@@ -271,7 +435,7 @@ def test_an_epoch_shows_each_image_once(settings: Any, count: int, sizes: list[i
     size, unet, schedule, training, _ = settings
     numbered = ImageSet(torch.arange(count).view(-1, 1, 1, 1).expand(-1, 3, SIZE, SIZE) / count)
     watch = Recorder()
-    trained = train_ddpm(
+    trained = train(
         numbered, size, unet, schedule, training, Context(seed=SEED, watch=watch), epochs=3
     )
     assert [len(batch) for batch in watch.seen] == sizes * 3
@@ -291,12 +455,17 @@ def test_watch_can_tell_the_number_of_steps(objects16: ImageSet, settings: Any) 
 
     size, unet, schedule, training, context = settings
     watched: Any = (size, unet, schedule, training, replace(context, watch=watch))
-    half = train_ddpm(objects16, *watched, epochs=2)
-    train_ddpm(objects16, *watched, epochs=3, resume_from=half)
+    half = train(objects16, *watched, epochs=2)
+    train(objects16, *watched, epochs=3, resume_from=half)
     assert lengths == [6, 3]
 
 
-def net_inputs(images: ImageSet, settings: Any, **changes: Any) -> list[tuple[Tensor, Tensor]]:
+def net_inputs(
+    images: TrainingImages,
+    settings: Any,
+    loading: LoaderConfig = MEMORY,
+    **changes: Any,
+) -> list[tuple[Tensor, Tensor]]:
     """(x_t, t) of every step, as the net was given them."""
     inputs: list[tuple[Tensor, Tensor]] = []
 
@@ -308,7 +477,7 @@ def net_inputs(images: ImageSet, settings: Any, **changes: Any) -> list[tuple[Te
     hook = register_module_forward_pre_hook(keep)
     try:
         schedule = replace(schedule, **changes)
-        train_ddpm(images, size, unet, schedule, training, context, epochs=2)
+        train(images, size, unet, schedule, training, context, loading=loading, epochs=2)
     finally:
         hook.remove()
     return inputs
@@ -357,19 +526,19 @@ def test_arms_share_order_flips_noise_and_timesteps(objects16: ImageSet, setting
 
 
 def test_a_run_of_no_epochs_more_is_what_it_was(objects16: ImageSet, settings: Any) -> None:
-    once = train_ddpm(objects16, *settings, epochs=1)
-    assert same_net(train_ddpm(objects16, *settings, epochs=1, resume_from=once), once)
+    once = train(objects16, *settings, epochs=1)
+    assert same_net(train(objects16, *settings, epochs=1, resume_from=once), once)
 
 
 def test_a_net_can_be_saved_and_trained_on(
     objects16: ImageSet, settings: Any, two_epochs: TrainedNet
 ) -> None:
-    half = train_ddpm(objects16, *settings, epochs=1)
+    half = train(objects16, *settings, epochs=1)
     stream = io.BytesIO()
     torch.save(vars(half), stream)
     stream.seek(0)
     loaded = TrainedNet(**torch.load(stream, weights_only=True))
-    assert same_net(train_ddpm(objects16, *settings, epochs=2, resume_from=loaded), two_epochs)
+    assert same_net(train(objects16, *settings, epochs=2, resume_from=loaded), two_epochs)
 
 
 @pytest.mark.slow
@@ -381,7 +550,7 @@ def test_overfitting_eight_images(objects16: ImageSet) -> None:
     training = TrainingConfig(batch_size=8, learning_rate=2e-3, lr_warmup_steps=10, ema_decay=0.99)
     weights = dict(build_unet(unet, SIZE, context.seed).state_dict())
     untrained = TrainedNet(1, weights, weights, {}, torch.ones(1))
-    trained = train_ddpm(images, SIZE, unet, schedule, training, context, epochs=250)
+    trained = train(images, SIZE, unet, schedule, training, context, epochs=250)
     before, after = (
         score_net(net, images, SIZE, unet, schedule, context).values["eps_loss"]
         for net in (untrained, trained)
@@ -406,7 +575,7 @@ def test_overfitting_eight_images(objects16: ImageSet) -> None:
 def test_training_on_cuda_starts_from_the_same_weights(objects16: ImageSet, settings: Any) -> None:
     size, unet, schedule, training, context = settings
     on_cuda: Any = (size, unet, schedule, training, replace(context, device="cuda"))
-    cpu, cuda = (train_ddpm(objects16, *where, epochs=2) for where in (settings, on_cuda))
+    cpu, cuda = (train(objects16, *where, epochs=2) for where in (settings, on_cuda))
     assert {weight.device.type for weight in cuda.weights.values()} == {"cuda"}
     assert cuda.losses.device.type == "cpu"
     # The draws of CUDA differ from those of the CPU, the order, the rates and the start do not:
@@ -418,6 +587,51 @@ def test_training_on_cuda_starts_from_the_same_weights(objects16: ImageSet, sett
     assert 0 < far < 2 * 6 * 1.1e-3
     # 768 draws an image: losses of an untrained net are near 1
     assert (cuda.losses - cpu.losses).abs().max() < 0.3
-    again = train_ddpm(objects16, *on_cuda, epochs=1)
-    on = train_ddpm(objects16, *on_cuda, epochs=2, resume_from=again)
+    again = train(objects16, *on_cuda, epochs=1)
+    on = train(objects16, *on_cuda, epochs=2, resume_from=again)
     assert torch.allclose(on.losses, cuda.losses, rtol=1e-3)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_fp16_on_cuda_is_close_to_float32_and_can_be_resumed(
+    objects16: ImageSet, settings: Any
+) -> None:
+    size, unet, schedule, training, context = settings
+    fp16 = replace(training, mixed_precision="fp16")
+    where = replace(context, device="cuda")
+    single, half = (
+        train(objects16, size, unet, schedule, precision, where, epochs=4)
+        for precision in (training, fp16)
+    )
+    assert half.losses.isfinite().all()
+    assert not torch.equal(half.losses, single.losses)
+    # The first scale, of 65,536, may overflow and is then halved: those steps move nothing.
+    assert torch.allclose(half.losses[0], single.losses[0], rtol=1e-2)
+    assert half.losses.mean() == pytest.approx(single.losses.mean().item(), rel=0.1)
+    assert half.grad_scaler["scale"] <= 65536
+    assert {weight.dtype for weight in half.weights.values()} == {torch.float32}
+    first = train(objects16, size, unet, schedule, fp16, where, epochs=2)
+    again = train(objects16, size, unet, schedule, fp16, where, epochs=4, resume_from=first)
+    assert torch.allclose(again.losses, half.losses, rtol=1e-3)
+    assert again.grad_scaler == half.grad_scaler
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["no", "fp16"])
+def test_no_step_waits_for_cuda(objects16: ImageSet, settings: Any, precision: Any) -> None:
+    size, unet, schedule, training, context = settings
+
+    def watch(iterable: Any, /) -> Any:
+        for step, item in enumerate(iterable):
+            # The first steps build what stays; copying a batch from pageable memory waits.
+            pinned = item.pin_memory()
+            torch.cuda.set_sync_debug_mode("error" if step > 1 else "default")
+            yield pinned
+            torch.cuda.set_sync_debug_mode("default")
+
+    training = replace(training, mixed_precision=precision)
+    watched = replace(context, device="cuda", watch=watch)
+    trained = train(objects16, size, unet, schedule, training, watched, epochs=3)
+    assert trained.num_steps == 9
