@@ -14,8 +14,9 @@ from typing import NoReturn
 
 from bench import display, records, runner, suite
 from bench.engines import open_engine
-from bench.records import Plan, Run, UserError
+from bench.records import Plan, Run, UnitSpec, UserError
 from dipddpm.config import VERSION
+from dipddpm.lookup import look_in
 from dipddpm.sources import ImageSource, open_source
 
 RUNS = Path("runs")
@@ -67,7 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("suite", metavar="SUITE", help="a name from `list`, or a .toml file")
     run.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto",
                      help="auto: CUDA where there is one, else the CPU")  # fmt: skip
-    run.add_argument("--images", metavar="objects|FOLDER", help="instead of what the suite names")
+    run.add_argument(
+        "--images",
+        metavar="IMAGES",
+        help="objects, photos, a folder, or hf:OWNER/NAME, instead of the suite's",
+    )
     run.add_argument(
         "--seed", type=_seed, metavar="N", help="instead of the base seed of the suite"
     )
@@ -115,7 +120,7 @@ def list_suites(options: argparse.Namespace) -> int:
     screen = display.console()
     for name in suite.names():
         found = suite.load(name)
-        units = suite.units(found, open_source(found.images), seed=0, device="cpu")
+        units = suite.units(found, seed=0, device="cpu")
         screen.print(f"{name}: {found.title}", style="bold", markup=False)
         screen.print(f"  {len(found.cases)} cases in {len(units)} units", markup=False)
         screen.print(f"  {' '.join(found.about.split())}", markup=False)
@@ -124,20 +129,18 @@ def list_suites(options: argparse.Namespace) -> int:
 
 def run_suite(options: argparse.Namespace) -> int:
     found = suite.load(options.suite, seed=options.seed, images=options.images)
-    source = _open(found.images, "--images" if options.images else options.suite)
     seed = options.seed or 0
-    units = suite.units(
-        found, source, seed=seed, device="cpu", keep_checkpoints=options.keep_checkpoints
-    )
+    units = suite.units(found, seed=seed, device="cpu", keep_checkpoints=options.keep_checkpoints)
+    where = "--images" if options.images else options.suite
     if options.dry_run:
-        from bench import dryrun  # needs torch, and no device
-
-        display.console().print(dryrun.table(units, source))
-        return 0
+        return _show(found, units, where)
+    source = _open(found.images, where)
+    suite.check_enough(found, source)
     now = datetime.now().astimezone()
     folder = options.out or RUNS / f"{found.name}-{now:%Y%m%d-%H%M%S}"
     runner.check_new(folder)
     environment = _describe(options, options.device)
+    now_known = {"device": environment.device, "images_sha256": source.digest}
     plan = Plan(
         suite=found.name,
         title=found.title,
@@ -148,9 +151,25 @@ def run_suite(options: argparse.Namespace) -> int:
         device=environment.device,
         images=found.images,
         images_sha256=source.digest,
-        units=tuple(spec.model_copy(update={"device": environment.device}) for spec in units),
+        images_skipped=source.skipped,
+        functions=found.functions(),
+        units=tuple(spec.model_copy(update=now_known) for spec in units),
     )
     return _work(runner.create(folder, plan, environment, found.text), options)
+
+
+def _show(found: suite.Suite, units: list[UnitSpec], where: str) -> int:
+    """What a run would do; what would keep it from that is said at the end."""
+    from bench import dryrun  # needs torch, and no device
+
+    screen = display.console()
+    screen.print(display.cases(found.cases, found.name))
+    try:
+        screen.print(dryrun.table(units))
+        suite.check_enough(found, _open(found.images, where))
+    except (ImportError, UserError) as error:
+        screen.print(f"this cannot run yet: {error}", style="yellow", markup=False)
+    return 0
 
 
 def resume_run(options: argparse.Namespace) -> int:
@@ -171,11 +190,21 @@ def _check_same(run: Run, now: records.Environment) -> None:
         ("packages", then.packages, now.packages),
         ("threads", then.num_threads, now.num_threads),
         ("images", run.plan.images_sha256, _open(run.plan.images, str(run.folder)).digest),
+        ("functions", run.plan.functions, _functions(run)),
     ):
         if before != after:
             raise UserError(
                 f"{run.folder}: {what}: {after}, but the run began with {before}; start a new run"
             )
+
+
+def _functions(run: Run) -> dict[str, str]:
+    for spec in run.plan.units:
+        look_in(spec.functions)
+    try:
+        return suite.functions_of(case for spec in run.plan.units for case in spec.cases)
+    except ValueError as error:
+        raise UserError(f"{run.folder}: {error}") from error
 
 
 def _open(images: str, where: str) -> ImageSource:

@@ -9,18 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from dipddpm.dip import Priors
+from dipddpm.features import Features
 from dipddpm.images import ImageSet
 from dipddpm.sampling import Samples
 from dipddpm.scoring import Scores
 from dipddpm.training import TrainedNet
 
 # What a file may hold, by the name it is marked with.
-_KINDS = {kind.__name__: kind for kind in (ImageSet, Priors, Samples, Scores)}
+_KINDS = {kind.__name__: kind for kind in (Features, ImageSet, Priors, Samples, Scores)}
 
 
 class ArtifactError(Exception):
@@ -34,8 +36,13 @@ def to_bytes(result: Any) -> bytes:
     for field in dataclasses.fields(result):
         value = getattr(result, field.name)
         if isinstance(value, Tensor):
-            tensors[field.name] = value.contiguous()
-        elif value and all(isinstance(item, Tensor) for item in value.values()):
+            # Copied, for two fields may be one tensor, which safetensors refuses.
+            tensors[field.name] = value.clone(memory_format=torch.contiguous_format)
+        elif (
+            isinstance(value, dict)
+            and value
+            and all(isinstance(item, Tensor) for item in value.values())
+        ):
             tensors |= {f"{field.name}/{name}": item.contiguous() for name, item in value.items()}
         else:
             plain[field.name] = value
@@ -45,6 +52,10 @@ def to_bytes(result: Any) -> bytes:
     return save_tensors(tensors, {"result": json.dumps(about, sort_keys=True)})
 
 
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(item, Tensor) for item in value.values())
+
+
 def from_bytes(data: bytes) -> Any:
     """The reverse of `to_bytes`. Raises ArtifactError for what it never writes."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -52,7 +63,11 @@ def from_bytes(data: bytes) -> Any:
     kind = _KINDS.get(about.get("kind", ""))
     if kind is None:
         raise ArtifactError(f"holds {about.get('kind')!r}, not a stage result")
-    fields: dict[str, Any] = about["plain"]
+    # JSON has no tuples, and results have no lists.
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in about["plain"].items()
+    }
     for name, tensor in load_tensors(data).items():
         field, _, item = name.partition("/")
         if item:

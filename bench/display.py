@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import (
@@ -16,7 +16,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
-from bench.records import Costs, Plan, Record, Run, StageRow, UnitSpec, UnitSummary
+from bench.records import Case, Costs, Plan, Record, Run, StageRow, UnitSpec, UnitSummary
 
 WIDTH_IN_A_PIPE = 160
 
@@ -38,8 +38,8 @@ class RunDisplay:
             self._num_done += 1
         self._kinds = {spec.unit: spec.kind for spec in plan.units}
         # Steps and seconds so far in this process, by kind of unit: what the time left rests on.
-        self._steps_done = {"priors": 0, "train": 0}
-        self._seconds = {"priors": 0.0, "train": 0.0}
+        self._steps_done = {"shared": 0, "train": 0}
+        self._seconds = {"shared": 0.0, "train": 0.0}
         self._started: dict[str, float] = {}
         self._warned: set[str] = set()
         self._progress = Progress(
@@ -114,7 +114,7 @@ class RunDisplay:
         """None until every kind of unit that is still to run has shown its pace."""
         now = time.monotonic()
         total = 0.0
-        for kind in ("priors", "train"):
+        for kind in ("shared", "train"):
             waiting = sum(n for unit, n in self._steps_left.items() if self._kinds[unit] == kind)
             if not waiting:
                 continue
@@ -141,13 +141,25 @@ def duration(seconds: float) -> str:
 
 # The settings a reader tells outcomes apart by, with the heads of their columns.
 _SETTINGS = {
+    "protocol": "protocol",
     "train_on": "on",
+    "condition_on": "condition",
     "loader": "loader",
+    "num_workers": "workers",
+    "flip": "flip",
     "num_images": "images",
     "epochs": "epochs",
     "num_train_timesteps": "T",
     "beta_schedule": "schedule",
+    "prediction_type": "predicts",
+    "net": "prior net",
+    "num_iter": "iterations",
     "start_from": "from",
+    "t0": "t0",
+    "start_image_weight": "a",
+    "start_noise_weight": "b",
+    "num_samples": "samples",
+    "sampler": "sampler",
     "num_inference_steps": "steps",
 }
 
@@ -156,24 +168,15 @@ def summary(run: Run) -> Table:
     """A row for each outcome: what tells it from the others, what it cost, how it scored."""
     costs = Costs(run.plan, run.stage_rows())
     records = sorted(run.records(), key=_order)
-    varied = [s for s in _SETTINGS if len({record.settings[s] for record in records}) > 1]
-    table = Table(
-        title=f"{run.plan.suite}: seconds and scores of each outcome",
-        title_justify="left",
-        box=None,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    for name in varied:
-        number = all(isinstance(record.settings[name], int) for record in records)
-        table.add_column(_SETTINGS[name], justify="right" if number else "left")
+    varied = _varied(records)
+    table = _table(f"{run.plan.suite}: seconds and scores of each outcome", varied, records)
     for name in ("train s", "total s", "eps loss", "all-pairs dB", "paired dB"):
         table.add_column(name, justify="right")
     table.add_column("status")
     for record in records:
         bill = _bill(record, costs)
         table.add_row(
-            *(str(record.settings[name]).split("_")[0] for name in varied),
+            *_cells(record, varied),
             _total(bill, "train_ddpm"),
             _total(bill),
             _score(record, "eps_loss"),
@@ -182,6 +185,56 @@ def summary(run: Run) -> Table:
             record.status + (f" ({record.repeat})" if record.repeat > 1 else ""),
         )
     return table
+
+
+def cases(found: Sequence[Case], suite: str) -> Table:
+    """A row for each setting of a suite: what tells it from the others, and how often it runs."""
+    varied = _varied(found)
+    same = {name: str(found[0].settings[name]) for name in _SETTINGS if name not in varied}
+    title = f"{suite}: {len(found)} cases, all with " + ", ".join(
+        f"{_SETTINGS[name]} {value}" for name, value in same.items()
+    )
+    table = _table(title, varied, found)
+    for name in ("seeds", "repeats"):
+        table.add_column(name)
+    for group in _same_settings(found):
+        seeds, repeats = ({getattr(case, of) for case in group} for of in ("seed", "repeat"))
+        table.add_row(*_cells(group[0], varied), _listed(seeds), _listed(repeats))
+    return table
+
+
+def _same_settings(found: Iterable[Case]) -> list[list[Case]]:
+    """Cases that differ in seed and repeat alone, together."""
+    groups: dict[str, list[Case]] = {}
+    for case in sorted(found, key=_order):
+        groups.setdefault(repr(sorted(case.settings.items())), []).append(case)
+    return list(groups.values())
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    """0 to 5; 0, 2."""
+    found = sorted(numbers)
+    if len(found) > 2 and found == list(range(found[0], found[-1] + 1)):
+        return f"{found[0]} to {found[-1]}"
+    return ", ".join(map(str, found))
+
+
+def _varied(found: Iterable[Case | Record]) -> list[str]:
+    """The settings in which outcomes differ, of those with a column."""
+    outcomes = list(found)
+    return [name for name in _SETTINGS if len({one.settings[name] for one in outcomes}) > 1]
+
+
+def _table(title: str, varied: Iterable[str], found: Sequence[Case | Record]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in varied:
+        number = all(isinstance(one.settings[name], int) for one in found)
+        table.add_column(_SETTINGS[name], justify="right" if number else "left")
+    return table
+
+
+def _cells(one: Case | Record, varied: Iterable[str]) -> list[str]:
+    return [str(one.settings[name]).removesuffix("_cap_v2") for name in varied]
 
 
 def bill(run: Run) -> str:
@@ -208,11 +261,11 @@ def _bill(record: Record, costs: Costs) -> list[StageRow | None]:
     return [costs.charged(record.unit, key) for key in record.stages]
 
 
-def _order(record: Record) -> tuple[object, ...]:
-    s = record.settings
-    names = ("task", "train_on", "loader", "num_images", "num_train_timesteps", "beta_schedule",
-             "epochs", "start_from", "num_inference_steps")  # fmt: skip
-    return (*(s[name] for name in names), record.seed, record.repeat)
+def _order(one: Case | Record) -> tuple[object, ...]:
+    names = ("task", *_SETTINGS)
+    # Of a setting that may be left out, None comes first.
+    values = ((one.settings[n] is not None, one.settings[n]) for n in names)
+    return (*values, one.seed, one.repeat)
 
 
 def _total(bill: Iterable[StageRow | None], function: str | None = None) -> str:

@@ -171,6 +171,8 @@ class MeasuringLedger(_Ledger):
         self._artifacts = artifacts
         self._spans = spans
         self._warm = warm
+        # Whether a stage has raised an exception.
+        self.failed = False
         self.steps = Steps(self._device, counter)
 
     def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -192,8 +194,12 @@ class MeasuringLedger(_Ledger):
         with self._spans("warm_up"):
             self._warm(function, args, kwargs)
         memory, steps, clock = Memory(self._device), self.steps, Clock(self._device)
-        with self._spans("instruments"), memory, steps, clock, self._spans("stages"):
-            result = function(*args, **kwargs)
+        try:
+            with self._spans("instruments"), memory, steps, clock, self._spans("stages"):
+                result = function(*args, **kwargs)
+        except Exception:
+            self.failed = True
+            raise
         measured = {
             "unit": self._unit,
             "executed": True,

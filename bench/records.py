@@ -28,7 +28,9 @@ from typing import Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 # 1: the first.
-SCHEMA_VERSION: Final = 1
+# 2: units of kind "shared" in place of "priors"; functions of the user's; skipped images; settings
+#    `protocol`, `condition_on` and those of the nets, loaders, schedules and scores.
+SCHEMA_VERSION: Final = 2
 
 Status = Literal["ok", "oom", "nan", "error", "killed", "timeout"]
 Setting = str | int | float | bool | None | tuple[int, ...]
@@ -49,7 +51,7 @@ class Row(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
 
 
 class Case(Row):
@@ -62,11 +64,15 @@ class Case(Row):
 
 
 class UnitSpec(Row):
-    """What one process is to do: a training run and its outcomes, or priors that runs share."""
+    """What one process is to do: a training run and its outcomes, or what such runs share."""
 
     unit: str
-    kind: Literal["priors", "train"]
+    kind: Literal["shared", "train"]
     images: str
+    # Empty: not known when the unit was planned.
+    images_sha256: str = ""
+    # The folder in which functions of the user's are looked for.
+    functions: str
     device: str
     cases: tuple[Case, ...]
     # Units whose artifacts this one loads.
@@ -86,6 +92,10 @@ class Plan(Row):
     device: str
     images: str
     images_sha256: str
+    # The sha256 of the file of each function of the user's.
+    functions: dict[str, str] = {}
+    # Files that were left out of the images, with the reason.
+    images_skipped: tuple[str, ...] = ()
     # In the order in which they run.
     units: tuple[UnitSpec, ...]
 
@@ -224,21 +234,25 @@ def read_progress(unfinished: Path) -> int:
         return 0
 
 
+def failure_of(case: Case, unit: str, status: Status, error: str) -> Record:
+    return Record(
+        case_id=case.case_id,
+        repeat=case.repeat,
+        seed=case.seed,
+        unit=unit,
+        status=status,
+        error=error,
+        settings=case.settings,
+    )
+
+
 def record_failure(unfinished: Path, spec: UnitSpec, status: Status, error: str) -> None:
     """Adds a record of failure for each case of a unit that has no record yet."""
     path = unfinished / RECORDS
     _drop_torn_end(path)
     there = {record.case_id for record in read_lines(path, Record)} if path.exists() else set()
     failures = [
-        Record(
-            case_id=case.case_id,
-            repeat=case.repeat,
-            seed=case.seed,
-            unit=spec.unit,
-            status=status,
-            error=error,
-            settings=case.settings,
-        )
+        failure_of(case, spec.unit, status, error)
         for case in spec.cases
         if case.case_id not in there
     ]

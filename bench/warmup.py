@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dipddpm.config import DIPConfig, SamplingConfig, TrainingConfig, unwatched
+from dipddpm.config import DIPConfig, LoaderConfig, SamplingConfig, TrainingConfig, unwatched
 from dipddpm.dip import fit_priors
 from dipddpm.images import ImageSet
 from dipddpm.sampling import sample
@@ -48,7 +48,14 @@ def _training(arguments: dict[str, Any]) -> None:
     for batch in {full, last} - {0}:
         # Grey from memory, whatever the loader: the loop is warmed, not the decoder.
         images = ImageSet(torch.zeros(batch, 3, size, size))
-        train_ddpm(**{**arguments, "images": images, "epochs": _EPOCHS, "resume_from": None})
+        given = {
+            "images": images,
+            "condition": images if arguments.get("condition") is not None else None,
+            "loading": LoaderConfig(flip=arguments["loading"].flip),
+            "epochs": _EPOCHS,
+            "resume_from": None,
+        }
+        train_ddpm(**{**arguments, **given})
 
 
 def _sampling(arguments: dict[str, Any]) -> None:

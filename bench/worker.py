@@ -25,10 +25,15 @@ from bench.meters import SharedCounter, Spans
 from bench.records import Case, Record, Status, UnitSpec, UnitSummary
 from bench.suite import outcome_config, pipeline_config
 from bench.warmup import wake
-from dipddpm.config import Context, OutcomeConfig, guard_rails
+from dipddpm.config import Context, OutcomeConfig
 from dipddpm.dip import fit_priors
-from dipddpm.pipeline import Outcome, make_shared_priors, run_pipeline
-from dipddpm.sources import open_source
+from dipddpm.guard_rails import guard_rails
+from dipddpm.lookup import look_in
+from dipddpm.pipeline import Outcome, attempts, make_shared
+from dipddpm.sources import ImageSource, open_source
+
+# How many unusable files the warnings of a record name.
+MAX_LEFT_OUT = 20
 
 
 def main(unfinished: Path, started: float) -> None:
@@ -50,7 +55,7 @@ def main(unfinished: Path, started: float) -> None:
             Artifacts(
                 unfinished / records.ARTIFACTS,
                 _needed_artifacts(unfinished.parent, spec),
-                keep_all=spec.kind == "priors",
+                keep_all=spec.kind == "shared",
                 keep_checkpoints=spec.keep_checkpoints,
             ),
             spans,
@@ -64,16 +69,14 @@ def main(unfinished: Path, started: float) -> None:
         try:
             run_unit(unfinished, spec, ledger, spans)
         except Exception as error:  # whatever it is becomes a row, and the grid goes on
-            traceback.print_exc()
-            status = "oom" if is_out_of_memory(error) else "error"
-            text = f"{type(error).__name__}: {error}"
+            status, text = _failure(error)
             records.record_failure(unfinished, spec, status, text)
     with spans("finish_unit"):
         records.append(unfinished / records.STAGES, ledger.rows.values())
         (unfinished / records.PROGRESS).unlink()
     # Each row has its own; what is left is of a stage that failed.
     failed = spans.seconds.pop("stages", 0.0) - sum(r.seconds or 0.0 for r in ledger.rows.values())
-    if status != "ok":
+    if ledger.failed or status != "ok":
         spans.seconds["failed_stage"] = failed
     records.write(
         unfinished / records.SUMMARY,
@@ -93,28 +96,61 @@ def main(unfinished: Path, started: float) -> None:
 def run_unit(unfinished: Path, spec: UnitSpec, ledger: MeasuringLedger, spans: Spans) -> None:
     """Every case of the unit through the pipeline; a record of each outcome as it is there."""
     device = "cuda:0" if spec.device == "cuda" else spec.device
+    look_in(spec.functions)
     with spans("open_images"):
-        source = open_source(spec.images)
+        source = _images(spec)
     with spans("wake_device"):
         wake(torch.device(device))
     context = Context(seed=spec.cases[0].seed, device=device, watch=ledger.steps.watch)
-    if spec.kind == "priors":
+    if spec.kind == "shared":
         for case in spec.cases:
-            make_shared_priors(pipeline_config((case,)), source, context, stages=ledger)
+            make_shared(pipeline_config((case,)), source, context, stages=ledger)
         return
     cases = {outcome_config(case): case for case in spec.cases}
-    warnings = tuple(guard_rails(pipeline_config(spec.cases)))
-    for outcome in run_pipeline(pipeline_config(spec.cases), source, context, stages=ledger):
-        with spans("write_records"):
-            case = cases[OutcomeConfig(epochs=outcome.epochs, sampling=outcome.sampling)]
+    for attempt in attempts(pipeline_config(spec.cases), source, context, stages=ledger):
+        case = cases[OutcomeConfig(epochs=attempt.epochs, sampling=attempt.sampling)]
+        try:
+            outcome = attempt.run()
+        except Exception as error:  # the net is there for the outcomes that are still to come
+            record = records.failure_of(case, spec.unit, *_failure(error))
+        else:
+            warnings = (*guard_rails(pipeline_config((case,)), spec.device), *_left_out(source))
             record = _record(case, outcome, spec, ledger, warnings)
+        with spans("write_records"):
             records.append(unfinished / records.RECORDS, [record])
+
+
+def _images(spec: UnitSpec) -> ImageSource:
+    """Raises ValueError if the images are no longer those of the run."""
+    source = open_source(spec.images)
+    if spec.images_sha256 not in ("", source.digest):
+        raise ValueError(
+            f"images of {spec.images} have changed since the run began: sha256 {source.digest}, "
+            f"it was {spec.images_sha256}"
+        )
+    return source
+
+
+def _left_out(source: ImageSource) -> tuple[str, ...]:
+    """The files that are no images that can be used; of many the first, the plan names all."""
+    lines = tuple(f"image left out: {text}" for text in source.skipped)
+    if len(lines) <= MAX_LEFT_OUT:
+        return lines
+    return (*lines[:MAX_LEFT_OUT], f"{len(lines) - MAX_LEFT_OUT} more images left out")
+
+
+def _failure(error: Exception) -> tuple[Status, str]:
+    """What a record says of it; the traceback goes to the unit's log."""
+    traceback.print_exception(error)
+    status: Status = "oom" if is_out_of_memory(error) else "error"
+    return status, f"{type(error).__name__}: {error}"
 
 
 def _record(
     case: Case, outcome: Outcome, spec: UnitSpec, ledger: MeasuringLedger, warnings: tuple[str, ...]
 ) -> Record:
     scores = {name: value for part in outcome.scores for name, value in part.values.items()}
+    warned = [text for part in outcome.scores for text in part.warnings]
     undefined = sorted(name for name, value in scores.items() if math.isnan(value))
     return Record(
         case_id=case.case_id,
@@ -127,7 +163,7 @@ def _record(
         scores=scores,
         samples=ledger.key_of(outcome.samples),
         stages=ledger.bill(*outcome.scores),
-        warnings=warnings,
+        warnings=(*warnings, *dict.fromkeys(warned)),
     )
 
 

@@ -8,52 +8,57 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ParamSpec, Protocol, TypeVar
+from functools import partial
 
-from dipddpm.arms import STARTS
-from dipddpm.config import MADE_OF_PRIORS, Context, PipelineConfig, SamplingConfig
-from dipddpm.dip import fit_priors, join
-from dipddpm.images import ImageSet, degrade, encode, prepare, take
-from dipddpm.sampling import Samples, sample
+from dipddpm.config import (
+    STARTS,
+    Context,
+    PipelineConfig,
+    SamplingConfig,
+    starts_from_priors,
+    takes_features,
+    targets_priors,
+)
+from dipddpm.features import extract_features
+from dipddpm.images import ImageSet
+from dipddpm.inputs import Inputs, Stages, run_directly
+from dipddpm.sampling import Samples, as_images, as_samples, sample
 from dipddpm.scoring import (
     Scores,
     score_anchors,
+    score_features,
     score_generation,
     score_net,
+    score_priors,
     score_restoration,
+    score_start,
 )
-from dipddpm.sources import EncodedImages, ImageSource
+from dipddpm.sources import ImageSource
 from dipddpm.training import TrainedNet, train_ddpm
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-# The publication scored its samples against the first 16 images.
-NUM_REFERENCES = 16
-
-
-class Stages(Protocol):
-    """Calls a stage, or gives its result from elsewhere."""
-
-    def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
-
-
-def run_directly(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    return function(*args, **kwargs)
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a training run gave after `epochs` epochs, sampled by `sampling`.
 
-    scores: of the net, of the samples, and of what is no sample at all (the anchors)
+    trained: None where the start image itself is the outcome
+    scores: of the priors, the net and the samples, and of what is no sample at all (the anchors)
     """
 
     epochs: int
     sampling: SamplingConfig
-    trained: TrainedNet
+    trained: TrainedNet | None
     samples: Samples
     scores: tuple[Scores, ...]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An outcome that can be made now: its net is trained."""
+
+    epochs: int
+    sampling: SamplingConfig
+    run: Callable[[], Outcome]
 
 
 def run_pipeline(
@@ -67,103 +72,110 @@ def run_pipeline(
 
     Raises ValueError if `images` holds fewer images than `config` asks for.
     """
-    data, size = config.data, config.data.image_size
-    images.check_enough(data.num_images, data.num_held_out)
-    references = stages(prepare, images.train[: min(NUM_REFERENCES, data.num_images)], size)
-    originals = stages(prepare, images.held_out[: data.num_held_out], size)
-    anchors = stages(score_anchors, references, originals, context)
+    return (attempt.run() for attempt in attempts(config, images, context, stages=stages))
 
-    files = images.train[: data.num_images]
-    if config.train_on in MADE_OF_PRIORS:
-        priors = make_priors(files, data.num_images, config, context, stages=stages)
-        files = stages(encode, priors, files)
-    training_images = files if config.loader == "decode" else stages(prepare, files, size)
 
+def attempts(
+    config: PipelineConfig,
+    images: ImageSource,
+    context: Context,
+    *,
+    stages: Stages = run_directly,
+) -> Iterator[Attempt]:
+    """As `run_pipeline`, each outcome as a call: one that fails need not keep back the next."""
+    given = Inputs(config, images, context, stages)
     trained = None
     for epochs in config.milestones:
-        trained = stages(
-            train_ddpm,
-            training_images,
-            size,
-            config.unet,
-            config.schedule,
-            config.training,
-            context,
-            epochs=epochs,
-            resume_from=trained,
-        )
-        net_scores = stages(
-            score_net, trained, originals, size, config.unet, config.schedule, context
-        )
-        for sampling in config.samplings(epochs):
-            degraded = start = None
-            if sampling.task == "restore":
-                degraded = stages(degrade, originals, sampling.restoration, context)
-                start = make_start(degraded, sampling, config, context, stages=stages)
-            samples = stages(
-                sample, trained, start, size, config.unet, config.schedule, sampling, context
+        if any(sampling.num_inference_steps for sampling in config.samplings(epochs)):
+            trained = stages(
+                train_ddpm,
+                given.training_images,
+                config.data.image_size,
+                config.unet,
+                config.schedule,
+                config.training,
+                context,
+                loading=config.loading,
+                condition=given.training_condition,
+                epochs=epochs,
+                resume_from=trained,
             )
-            if degraded is None:
-                scores = stages(score_generation, samples, references)
-            else:
-                scores = stages(score_restoration, samples, originals, degraded)
-            yield Outcome(epochs, sampling, trained, samples, (net_scores, scores, anchors))
+        for sampling in config.samplings(epochs):
+            yield Attempt(epochs, sampling, partial(_outcome, given, epochs, sampling, trained))
 
 
-def make_priors(
-    images: EncodedImages | ImageSet,
-    count: int,
-    config: PipelineConfig,
-    context: Context,
-    *,
-    stages: Stages = run_directly,
-) -> ImageSet:
-    """A prior for each of the first `count` images, fitted in chunks of `images_per_fit`.
-
-    A set that is a prefix of another shares its chunks.
-    """
-    parts = []
-    for first in range(0, count, config.dip.images_per_fit):
-        last = min(first + config.dip.images_per_fit, count)
-        if isinstance(images, EncodedImages):
-            chunk = stages(prepare, images[first:last], config.data.image_size)
-        else:
-            chunk = stages(take, images, first, last)
-        parts.append(stages(fit_priors, chunk, config.dip, context, first_index=first))
-    return stages(join, *parts)
-
-
-def make_start(
-    degraded: ImageSet,
-    sampling: SamplingConfig,
-    config: PipelineConfig,
-    context: Context,
-    *,
-    stages: Stages = run_directly,
-) -> ImageSet | None:
-    """The start images that `sampling` asks for; None for pure noise."""
-    if sampling.start_from == "noise":
-        return None
-    images = degraded
-    if sampling.start_from in MADE_OF_PRIORS:
-        images = make_priors(degraded, sampling.num_samples, config, context, stages=stages)
-    make = STARTS[sampling.start_from]
-    return images if make is None else stages(make, images, sampling.restoration, context)
-
-
-def make_shared_priors(
+def make_shared(
     config: PipelineConfig, images: ImageSource, context: Context, *, stages: Stages = run_directly
 ) -> None:
-    """Makes just the priors that `run_pipeline` would make, for runs that are to share them."""
-    data = config.data
-    images.check_enough(data.num_images, data.num_held_out)
-    if config.train_on in MADE_OF_PRIORS:
-        files = images.train[: data.num_images]
-        make_priors(files, data.num_images, config, context, stages=stages)
-    for epochs in config.milestones:
-        for sampling in config.samplings(epochs):
-            if sampling.start_from in MADE_OF_PRIORS:
-                files = images.held_out[: data.num_held_out]
-                originals = stages(prepare, files, data.image_size)
-                degraded = stages(degrade, originals, sampling.restoration, context)
-                make_start(degraded, sampling, config, context, stages=stages)
+    """Makes just the priors and reference features of `run_pipeline`, for runs to share them."""
+    given = Inputs(config, images, context, stages)
+    if targets_priors(config.train_on):
+        given.joined(given.training_fits)
+    if config.condition_on == "dip":
+        given.joined(given.degraded_training_fits)
+    for outcome in config.outcomes:
+        given.held_out_condition(outcome.sampling)
+        if starts_from_priors(outcome.sampling.start_from):
+            given.joined(given.start_fits(outcome.sampling))
+        if takes_features(config.data, outcome.sampling):
+            assert given.reference_features
+
+
+def _outcome(
+    given: Inputs, epochs: int, sampling: SamplingConfig, trained: TrainedNet | None
+) -> Outcome:
+    stages, start = given.stages, given.start(sampling)
+    if sampling.num_inference_steps == 0:
+        assert start is not None  # which the config sees to
+        trained, samples = None, stages(as_samples, start)
+    else:
+        assert trained is not None
+        samples = stages(
+            sample,
+            trained,
+            start,
+            given.config.data.image_size,
+            given.config.unet,
+            given.config.schedule,
+            sampling,
+            given.context,
+            condition=given.held_out_condition(sampling),
+        )
+    scores = _scores(given, sampling, trained, start, samples)
+    return Outcome(epochs, sampling, trained, samples, tuple(scores))
+
+
+def _scores(
+    given: Inputs,
+    sampling: SamplingConfig,
+    trained: TrainedNet | None,
+    start: ImageSet | None,
+    samples: Samples,
+) -> Iterator[Scores]:
+    config, context, stages = given.config, given.context, given.stages
+    yield stages(score_anchors, given.references, given.held_out, config.scoring, context)
+    if targets_priors(config.train_on):
+        yield stages(score_priors, *given.training_fits, of="training")
+    if starts_from_priors(sampling.start_from):
+        yield stages(score_priors, *given.start_fits(sampling), of="start")
+    if trained is not None:
+        yield stages(
+            score_net,
+            trained,
+            given.held_out,
+            config.data.image_size,
+            config.unet,
+            config.schedule,
+            context,
+            condition=given.held_out_condition(sampling),
+        )
+    if sampling.task == "generate":
+        yield stages(score_generation, samples, given.references, config.scoring)
+        if takes_features(config.data, sampling):
+            features = stages(extract_features, stages(as_images, samples), context)
+            yield stages(score_features, features, *given.reference_features)
+    else:
+        degraded = given.degraded(sampling.restoration)
+        yield stages(score_restoration, samples, given.originals, degraded)
+        if start is not None and "training" in STARTS.parameters(sampling.start_from):
+            yield stages(score_start, start, given.training)

@@ -1,0 +1,217 @@
+"""What the stages of a run are given: images, priors, targets, starts, conditions, references.
+
+Each is made by stages, when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from dipddpm import arms
+from dipddpm.config import (
+    STARTS,
+    TARGETS,
+    Context,
+    PipelineConfig,
+    RestorationConfig,
+    SamplingConfig,
+)
+from dipddpm.dip import Priors, fit_priors, join
+from dipddpm.features import Features, extract_features
+from dipddpm.images import ImageSet, TrainingImages, degrade, encode, prepare, take
+from dipddpm.sources import EncodedImages, ImageSource
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# The publication scored its samples against the first 16 images.
+NUM_REFERENCES = 16
+
+
+class Stages(Protocol):
+    """Calls a stage, or gives its result from elsewhere."""
+
+    def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+
+def run_directly(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    return function(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Of one training run. Raises ValueError if `images` holds fewer images than are asked for."""
+
+    config: PipelineConfig
+    images: ImageSource
+    context: Context
+    stages: Stages
+    _made: dict[Hashable, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.images.check_enough(self.config.data.num_images, self.config.data.num_held_out)
+
+    # Images -------------------------------------------------------------------------------------
+
+    @property
+    def files(self) -> EncodedImages:
+        return self.images.train[: self.config.data.num_images]
+
+    @cached_property
+    def training(self) -> ImageSet:
+        """The images of the training files, whatever is trained on."""
+        return self._prepared(self.files)
+
+    @cached_property
+    def references(self) -> ImageSet:
+        """What the published scores compare samples with, the same for every number of images."""
+        return self._prepared(self.images.train[:NUM_REFERENCES])
+
+    @cached_property
+    def originals(self) -> ImageSet:
+        """The held-out images."""
+        return self._prepared(self.images.held_out[: self.config.data.num_held_out])
+
+    @property
+    def held_out(self) -> ImageSet | None:
+        """The held-out images, if there are to be any."""
+        return self.originals if self.config.data.num_held_out else None
+
+    def degraded(self, restoration: RestorationConfig) -> ImageSet:
+        """The held-out images with noise."""
+        return self._once(
+            ("degraded", restoration),
+            lambda: self.stages(degrade, self.originals, restoration, self.context),
+        )
+
+    # Priors -------------------------------------------------------------------------------------
+
+    @cached_property
+    def training_fits(self) -> tuple[Priors, ...]:
+        return self._fits(self.files, len(self.files))
+
+    @cached_property
+    def degraded_training_fits(self) -> tuple[Priors, ...]:
+        """Of the training images with the noise that held-out images will have."""
+        restoration = self.config.outcomes[0].sampling.restoration
+        degraded = self.stages(degrade, self.training, restoration, self.context, part="training")
+        return self._fits(degraded, len(self.files), originals=self.training)
+
+    def start_fits(self, sampling: SamplingConfig) -> tuple[Priors, ...]:
+        """Of the degraded held-out images that are restored."""
+        return self._held_out_fits(sampling.restoration, sampling.num_samples)
+
+    def _held_out_fits(self, restoration: RestorationConfig, count: int) -> tuple[Priors, ...]:
+        return self._once(
+            ("held-out fits", restoration, count),
+            lambda: self._fits(self.degraded(restoration), count, originals=self.originals),
+        )
+
+    def joined(self, fits: tuple[Priors, ...]) -> ImageSet:
+        return self._once(("joined", *map(id, fits)), lambda: self.stages(join, *fits))
+
+    # What the arms make of them -------------------------------------------------------------------
+
+    @cached_property
+    def training_images(self) -> TrainingImages:
+        """What the loader of the training loop reads."""
+        files, make = self.files, arms.target(self.config.train_on)
+        if make is not None:
+            offered: dict[str, Callable[[], Any]] = {
+                "images": lambda: self.training,
+                "priors": lambda: self.joined(self.training_fits),
+                "context": lambda: self.context,
+            }
+            asked = TARGETS.parameters(self.config.train_on)
+            made = self.stages(make, **{name: offered[name]() for name in sorted(asked)})
+            # As files, so that whatever is trained on comes the same way and in the same 8 bits.
+            files = self.stages(encode, made, files)
+        return files if self.config.loading.loader == "decode" else self._prepared(files)
+
+    @cached_property
+    def training_condition(self) -> ImageSet | None:
+        """Three more channels for each training image."""
+        if self.config.condition_on == "nothing":
+            return None
+        return self.joined(self.degraded_training_fits)
+
+    def held_out_condition(self, sampling: SamplingConfig) -> ImageSet | None:
+        """Three more channels for each held-out image."""
+        if self.config.condition_on == "nothing":
+            return None
+        count = self.config.data.num_held_out
+        return self.joined(self._held_out_fits(sampling.restoration, count))
+
+    def start(self, sampling: SamplingConfig) -> ImageSet | None:
+        """The num_samples start images S; None for pure noise."""
+        make = arms.start(sampling.start_from)
+        if make is None:
+            return None
+        restoration, count = sampling.restoration, sampling.num_samples
+        offered: dict[str, Callable[[], Any]] = {
+            "degraded": lambda: self._first(self.degraded(restoration), count),
+            "originals": lambda: self._first(self.originals, count),
+            "priors": lambda: self.joined(self.start_fits(sampling)),
+            "training": lambda: self.training,
+            "restoration": lambda: restoration,
+            "context": lambda: self.context,
+        }
+        asked = STARTS.parameters(sampling.start_from)
+        return self.stages(make, **{name: offered[name]() for name in sorted(asked)})
+
+    # References -----------------------------------------------------------------------------------
+
+    @cached_property
+    def reference_features(self) -> tuple[Features, Features]:
+        """Of as many training as held-out images, so that neither set is nearer by its size."""
+        count = min(self.config.data.num_held_out, len(self.images.train))
+        # Nothing in it is random: runs of all seeds share it.
+        unseeded = replace(self.context, seed=0)
+        training, held_out = (
+            self.stages(extract_features, self._prepared(part[:count]), unseeded)
+            for part in (self.images.train, self.images.held_out)
+        )
+        return training, held_out
+
+    # ----------------------------------------------------------------------------------------------
+
+    def _prepared(self, files: EncodedImages) -> ImageSet:
+        return self.stages(prepare, files, self.config.data.image_size)
+
+    def _first(self, images: ImageSet, count: int) -> ImageSet:
+        """Of the held-out images, or of what was made of them."""
+        whole = self.config.data.num_held_out
+        return images if count == whole else self.stages(take, images, 0, count)
+
+    def _fits(
+        self, images: EncodedImages | ImageSet, count: int, *, originals: ImageSet | None = None
+    ) -> tuple[Priors, ...]:
+        """Of the first `count` images, in chunks of images_per_fit: a prefix shares its chunks."""
+        fits = []
+        for first in range(0, count, self.config.dip.images_per_fit):
+            last = min(first + self.config.dip.images_per_fit, count)
+            if isinstance(images, EncodedImages):
+                chunk = self._prepared(images[first:last])
+            else:
+                chunk = self.stages(take, images, first, last)
+            clean = None if originals is None else self.stages(take, originals, first, last)
+            fit = self.stages(
+                fit_priors,
+                chunk,
+                self.config.dip,
+                self.context,
+                first_index=first,
+                originals=clean,
+            )
+            fits.append(fit)
+        return tuple(fits)
+
+    def _once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, made at the first call only."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
