@@ -168,7 +168,7 @@ def _show(found: suite.Suite, units: list[UnitSpec], where: str) -> int:
         screen.print(dryrun.table(units))
         suite.check_enough(found, _open(found.images, where))
     except (ImportError, UserError) as error:
-        screen.print(f"this cannot run yet: {error}", style="yellow", markup=False)
+        screen.print(f"this cannot run yet: {error}", style="yellow", markup=False, soft_wrap=True)
     return 0
 
 

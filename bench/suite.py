@@ -102,6 +102,8 @@ def functions_of(cases: Iterable[Case]) -> dict[str, str]:
 def load(suite: str, *, seed: int | None = None, images: str | None = None) -> Suite:
     """The suite of that name, or in that .toml file; `seed` and `images` replace what it says.
 
+    Where a grid has seeds of its own, `seed` is added to them.
+
     Raises UserError with file, field and value if there is none, or it says what cannot be.
     """
     path = Path(suite) if suite.endswith(".toml") else SUITES / f"{suite}.toml"
@@ -143,6 +145,8 @@ def parse(
     for number, grid in enumerate(content.grid, 1):
         where = f"{file}: grid {number}"
         for settings in _combinations(base, grid, file, where):
+            if seed is not None and "seed" in grid:
+                settings["seed"] += seed  # an axis of seeds, moved along
             case = _case(settings, images, where)
             if (case.case_id, case.repeat) in cases:
                 varied = {key: case.settings.get(key, case.repeat) for key in grid}

@@ -3,8 +3,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,52 +11,67 @@ import pytest
 
 from dipddpm import config as config_module
 from dipddpm.config import (
+    CORRECTED,
+    PAPER,
     BetaSchedule,
     Context,
     DataConfig,
     DIPConfig,
+    LoaderConfig,
     NoiseScheduleConfig,
     OutcomeConfig,
     PipelineConfig,
     RestorationConfig,
     SamplingConfig,
+    ScoringConfig,
     TrainingConfig,
     UNetConfig,
     alphas_cumprod,
     derive_seed,
-    guard_rails,
     own_noise_level,
     start_point,
+    starts_from_priors,
+    takes_features,
+    targets_priors,
 )
 
 Make = Callable[..., object]
 
 from_a_prior = partial(SamplingConfig, task="restore", start_from="dip")
+decoding = partial(LoaderConfig, loader="decode")
 
 # class, field, the smallest value that is allowed
 AT_LEAST: list[tuple[Make, str, int]] = [
     (DataConfig, "image_size", 11),  # the window of ssim, which every run takes
     (DataConfig, "num_images", 1),
-    (DataConfig, "num_held_out", 1),
+    (DataConfig, "num_held_out", 0),
+    (decoding, "num_workers", 0),
     (DIPConfig, "num_iter", 1),
     (DIPConfig, "images_per_fit", 1),
+    (DIPConfig, "reg_noise_std", 0),
+    (DIPConfig, "es_window", 2),
+    (DIPConfig, "es_patience", 1),
+    (DIPConfig, "skip_levels", 1),
+    (DIPConfig, "skip_channels", 1),
     (UNetConfig, "layers_per_block", 1),
     (UNetConfig, "norm_num_groups", 1),
     (NoiseScheduleConfig, "num_train_timesteps", 2),
     (TrainingConfig, "batch_size", 1),
     (TrainingConfig, "lr_warmup_steps", 0),
+    (RestorationConfig, "degradation_sigma", 0),
+    (from_a_prior, "num_inference_steps", 0),
     (SamplingConfig, "num_inference_steps", 1),
     (SamplingConfig, "num_samples", 1),
     (SamplingConfig, "t0", 1),
     (from_a_prior, "start_image_weight", 0),
     (from_a_prior, "start_noise_weight", 0),
+    (ScoringConfig, "ssim_digits", 0),
     (OutcomeConfig, "epochs", 1),
 ]
 ABOVE_ZERO: list[tuple[Make, str]] = [
     (DIPConfig, "prior_learning_rate"),
     (TrainingConfig, "learning_rate"),
     (TrainingConfig, "max_grad_norm"),
-    (RestorationConfig, "degradation_sigma"),
     (RestorationConfig, "blur_sigma"),
 ]
 CONFIGS = [
@@ -121,6 +134,54 @@ def outcome(**sampling: Any) -> tuple[OutcomeConfig, ...]:
         (UNetConfig, {"attention_levels": (3,)}, ["attention_levels", "below 3", "got 3"]),
         (UNetConfig, {"attention_levels": (-1,)}, ["attention_levels", "-1"]),
         (SamplingConfig, {"start_from": "dip"}, ["start_from", "dip", "task", "generate"]),
+        (LoaderConfig, {"num_workers": 2}, ["num_workers", "loader = memory", "got 2"]),
+        (LoaderConfig, {"loader": "list", "num_workers": 1}, ["num_workers", "list", "got 1"]),
+        (decoding, {"num_workers": 65}, ["num_workers", "at most 64", "65"]),
+        (
+            NoiseScheduleConfig,
+            {"rescale_betas_zero_snr": True},
+            ["prediction_type", "v_prediction", "rescale_betas_zero_snr", "'epsilon'"],
+        ),
+        (
+            PipelineConfig,
+            {"dip": DIPConfig(net="skip")},  # five levels leave 32 px one pixel
+            ["image_size", "at least 64", "skip_levels = 5", "got 32"],
+        ),
+        (
+            PipelineConfig,
+            {"dip": DIPConfig(net="skip", skip_levels=4), "data": DataConfig(image_size=44)},
+            ["image_size", "multiple of 16", "got 44"],
+        ),
+        (
+            PipelineConfig,
+            {
+                "training": TrainingConfig(lr_schedule="cosine"),
+                "outcomes": (OutcomeConfig(epochs=1), OutcomeConfig(epochs=2)),
+            },
+            ["outcomes", "one milestone", "cosine", "1, 2"],
+        ),
+        (
+            PipelineConfig,
+            {"condition_on": "dip"},
+            ["condition_on = dip", "task", "restore", "'generate'"],
+        ),
+        (
+            PipelineConfig,
+            {
+                "condition_on": "dip",
+                "outcomes": tuple(
+                    OutcomeConfig(
+                        epochs=1,
+                        sampling=SamplingConfig(
+                            task="restore",
+                            restoration=RestorationConfig(degradation_sigma=sigma),
+                        ),
+                    )
+                    for sigma in (25.0, 30.0)
+                ),
+            },
+            ["degradation_sigma", "25.0", "condition_on = dip", "got 30.0"],
+        ),
         (PipelineConfig, {"outcomes": ()}, ["outcomes", "()"]),
         (
             PipelineConfig,
@@ -189,7 +250,10 @@ def test_settings_are_values() -> None:
     assert {left, right, PipelineConfig(train_on="dip")} == {left, PipelineConfig(train_on="dip")}
     settings = [
         left,
-        *(getattr(left, name) for name in ("data", "dip", "unet", "schedule", "training")),
+        *(
+            getattr(left, name)
+            for name in ("loading", "data", "dip", "unet", "schedule", "training", "scoring")
+        ),
     ]
     for value in [
         *settings,
@@ -205,7 +269,7 @@ def test_settings_are_values() -> None:
 
 def test_a_field_name_belongs_to_one_class() -> None:
     names = [field.name for config in CONFIGS for field in dataclasses.fields(config)]
-    assert len(CONFIGS) >= 9
+    assert len(CONFIGS) >= 11
     assert sorted(names) == sorted(set(names))
 
 
@@ -261,6 +325,7 @@ def test_own_noise_level_is_the_nearest_of_all(
     target = 20 * math.log10(2 * sigma / 255)
     distances = [abs(level - target) for level in levels]
     assert distances[own_noise_level(sigma, abar) - 1] == min(distances)
+    assert own_noise_level(0.0, abar) == 1  # the level with the least noise
 
 
 @pytest.mark.parametrize(
@@ -307,43 +372,66 @@ def test_weights_given_take_the_place_of_the_defaults() -> None:
     assert (point.t0, point.a, point.b) == (1000, 0.25, 0.75)
 
 
-def test_guard_rail_of_the_terminal_snr() -> None:
-    short = NoiseScheduleConfig(num_train_timesteps=500)
-    assert math.sqrt(alphas_cumprod(short)[-1]) == pytest.approx(0.080, abs=5e-4)
-    [warning] = guard_rails(PipelineConfig(schedule=short))
-    assert "terminal SNR 0.0064" in warning
-    assert "500" in warning
-    for T, kind in ((1000, "linear"), (500, "squaredcos_cap_v2"), (1000, "squaredcos_cap_v2")):
-        schedule = NoiseScheduleConfig(num_train_timesteps=T, beta_schedule=kind)  # type: ignore[arg-type]
-        assert guard_rails(PipelineConfig(schedule=schedule)) == []
+def test_one_milestone_is_what_a_cosine_can_have() -> None:
+    cosine = TrainingConfig(lr_schedule="cosine")
+    few, many = SamplingConfig(num_inference_steps=2), SamplingConfig(num_inference_steps=4)
+    outcomes = tuple(OutcomeConfig(epochs=3, sampling=one) for one in (few, many))
+    assert PipelineConfig(training=cosine, outcomes=outcomes).milestones == (3,)
 
 
-def test_guard_rail_of_the_warm_up() -> None:
-    # 64 images in batches of 16 for 10 epochs: 40 steps, of which a tenth is 4.
-    assert guard_rails(PipelineConfig(training=TrainingConfig(lr_warmup_steps=4))) == []
-    [warning] = guard_rails(PipelineConfig(training=TrainingConfig(lr_warmup_steps=5)))
-    assert "lr_warmup_steps = 5" in warning
-    assert "40 steps" in warning
+def test_the_protocols_differ_in_each_of_their_settings_and_the_defaults_are_corrected() -> None:
+    defaults = {
+        field.name: field.default for config in CONFIGS for field in dataclasses.fields(config)
+    }
+    assert PAPER.keys() == CORRECTED.keys() <= defaults.keys()
+    assert [name for name in PAPER if PAPER[name] == CORRECTED[name]] == []
+    assert {name: defaults[name] for name in CORRECTED} == CORRECTED
 
 
-@pytest.mark.parametrize("module", ["dipddpm", "dipddpm.config", "dipddpm.sources"])
-def test_settings_and_sources_load_without_torch(module: str) -> None:
-    code = f"import sys, {module}; print('torch' in sys.modules, 'diffusers' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["False", "False"]
+@pytest.mark.parametrize(
+    ("task", "num_samples", "num_held_out", "enough"),
+    [
+        ("generate", 100, 100, True),
+        ("generate", 99, 100, False),
+        ("generate", 100, 99, False),
+        ("restore", 100, 100, False),
+    ],
+)
+def test_features_are_taken_from_a_hundred_images_on(
+    task: Any, num_samples: int, num_held_out: int, enough: bool
+) -> None:
+    sampling = SamplingConfig(task=task, num_samples=num_samples)
+    assert takes_features(DataConfig(num_held_out=num_held_out), sampling) is enough
+
+
+def test_what_takes_a_fit_of_priors() -> None:
+    assert [targets_priors(name) for name in ("images", "dip", "blur")] == [False, True, True]
+    assert [starts_from_priors(name) for name in ("noise", "dip", "blur")] == [False, True, False]
 
 
 @pytest.mark.parametrize(
     ("config", "field", "value"),
     [
         (PipelineConfig, "train_on", "DIP"),
-        (PipelineConfig, "loader", "decoding"),
+        (PipelineConfig, "condition_on", "blur"),
+        (LoaderConfig, "loader", "decoding"),
+        (LoaderConfig, "flip", "both"),
+        (DIPConfig, "net", "unet"),
+        (DIPConfig, "early_stopping", "oracle"),
         (DIPConfig, "prior_target", "sign"),
         (DIPConfig, "prior_learning_rate", "1e-3"),
         (DIPConfig, "num_iter", 2.0),
         (NoiseScheduleConfig, "beta_schedule", "cosine"),
         (SamplingConfig, "sampler", "DDIM"),
+        (SamplingConfig, "timestep_spacing", "linspace"),
         (SamplingConfig, "task", "restoration"),
+        (ScoringConfig, "score_range", "signed"),
+        (ScoringConfig, "ssim_digits", 2.5),
+        (NoiseScheduleConfig, "prediction_type", "sample"),
+        (NoiseScheduleConfig, "rescale_betas_zero_snr", 1),
+        (TrainingConfig, "ema_ramp", "yes"),
+        (TrainingConfig, "lr_schedule", "step"),
+        (TrainingConfig, "mixed_precision", "bf16"),
         (SamplingConfig, "start_from", None),
         (SamplingConfig, "t0", 2.5),
         (SamplingConfig, "start_image_weight", "1"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,15 +16,23 @@ import torch
 from bench import dryrun
 from bench.__main__ import main
 from dipddpm.config import VERSION
-from dipddpm.sources import bundled_objects, open_source
-from tests.toy import NUM_CASES, SUITE, toy_units
+from dipddpm.sources import bundled_objects
+from tests.toy import NUM_CASES, NUM_SAMPLED, SUITE, toy_units
 
 ROOT = Path(__file__).parents[1]
 
 
-def bench(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+def bench(
+    *arguments: str | Path, cwd: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.fixture
@@ -62,6 +73,7 @@ def refuse(
         (SUITE.replace("image_size = 16", "image_size = '16'"), ["base", "image_size", "'16'"]),
         (SUITE.replace("num_iter = 4", "num_iter = 0"), ["num_iter", "at least 1", "0"]),
         (SUITE.replace("[4, 6]", "[4, 2000]"), ["num_images", "1000", "2000"]),
+        (SUITE.replace("num_held_out = 4", "num_held_out = 275"), ["num_held_out", "274", "275"]),
     ],
 )
 def test_a_bad_suite(
@@ -70,6 +82,50 @@ def test_a_bad_suite(
     toy.write_text(content)
     out = toy.parent / "out"
     refuse(capsys, toy.parent, ["run", str(toy), "--out", str(out)], "toy", *words)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("epochs = 0", ["epochs", "got 0"]),
+        ("epochs = 1\nnum_images = 0", ["num_images", "got 0"]),
+        ("epochs = 1\nnum_train_timesteps = 1", ["num_train_timesteps", "got 1"]),
+        ("epochs = 1\nnum_train_timesteps = 50\nt0 = 51", ["t0", "50", "got 51"]),
+        (
+            "epochs = 1\nnum_train_timesteps = 50\nnum_inference_steps = 51",
+            ["num_inference_steps", "num_train_timesteps = 50", "got 51"],
+        ),
+        (
+            "epochs = 1\narm = 'start'\nt0 = 2",
+            ["num_inference_steps", "t0 = 2", "start_from = dip", "got 3"],
+        ),
+        ("epochs = 1\nnum_inference_steps = 0", ["num_inference_steps", "from noise", "got 0"]),
+        ("epochs = 1\ntask = 'restore'\nnum_samples = 5", ["num_samples", "= 4", "got 5"]),
+        ("epochs = 1\nnum_workers = 2", ["num_workers", "loader = memory", "got 2"]),
+        ("epochs = 1\narm = 'date'", ["arm", "data", "got 'date'"]),
+        ("epochs = 1\nprotocol = 'published'", ["protocol", "paper", "got 'published'"]),
+        ("epochs = 1\nsampler = 'dpm'", ["sampler", "dpmsolver++", "got 'dpm'"]),
+        ("epochs = 1\nnet = 'unet'", ["net", "skip", "got 'unet'"]),
+        ("epochs = 1\nnet = 'skip'", ["image_size", "skip_levels = 5", "got 16"]),
+        ("epochs = 1\ntrain_on = 'beside:nothing'", ["train_on", "beside:nothing", "beside.py"]),
+        ("epochs = 1\ntrain_on = 'absent:f'", ["train_on", "absent"]),
+        ("epochs = 1\ntrain_on = 'torn:f'", ["train_on", "torn.py", "line 1"]),
+        ("epochs = 1\ntrain_on = 'beside:f'", ["train_on", "beside:f", "images", "got pictures"]),
+        ("epochs = 1\nnum_held_out = 5", ["num_held_out", "same in all cases", "4, 5"]),
+        ("epochs = 1\ntrain_on = 'images'\narm = 'data'", ["train_on", "arm = 'data'"]),
+        ("epochs = 1\nlr_warmup_steps = -1", ["lr_warmup_steps", "got -1"]),
+        ("epochs = 1\nrescale_betas_zero_snr = true", ["prediction_type", "got 'epsilon'"]),
+    ],
+)
+def test_a_bad_value(
+    capsys: pytest.CaptureFixture[str], toy: Path, lines: str, words: list[str]
+) -> None:
+    (toy.parent / "beside.py").write_text("def f(pictures): ...\n")
+    (toy.parent / "torn.py").write_text("def f(pictures: ...\n")
+    toy.write_text(f"{SUITE}\n[[grid]]\n{lines}\n")
+    out = toy.parent / "out"
+    for more in ([], ["--dry-run"]):
+        refuse(capsys, toy.parent, ["run", str(toy), "--out", str(out), *more], f"{toy}: ", *words)
 
 
 def test_bad_arguments(capsys: pytest.CaptureFixture[str], toy: Path, tmp_path: Path) -> None:
@@ -157,6 +213,62 @@ def test_list_names_every_suite() -> None:
     assert "38 cases in 17 units" in done.stdout
 
 
+@pytest.mark.parametrize("arguments", [["list"], ["run", "nowhere"], ["run", "TOY"]])
+def test_what_needs_no_torch_does_not_load_it(toy: Path, arguments: list[str]) -> None:
+    toy.write_text(SUITE + "[[grid]]\nepochs = 1\narm = 'date'\n")
+    words = [str(toy) if word == "TOY" else word for word in arguments]
+    code = (
+        f"import sys; from bench.__main__ import main; print(main({words}), 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == f"{0 if arguments == ['list'] else 2} False"
+
+
+def test_a_dry_run_of_paper_shows_its_rows_also_without_its_images(tmp_path: Path) -> None:
+    done = bench("run", "paper", "--dry-run", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    [head] = [line.split() for line in lines if line.startswith("on ")]
+    shown = [
+        dict(zip(head, line.split(), strict=True))
+        for line in lines
+        if line.startswith(("images ", "dip "))
+    ]
+    columns = ("on", "loader", "images", "epochs", "T", "schedule", "steps")
+    with (ROOT / "reports" / "published.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 14
+    assert Counter(tuple(row[name] for name in columns) for row in shown) == Counter(
+        (
+            *(("dip", "list") if row["dip"] == "yes" else ("images", "decode")),
+            *(row[name] for name in ("data_size", "epochs", "timesteps")),
+            row["schedule"].removesuffix("_cap_v2"),
+            row["timesteps"],
+        )
+        for row in rows
+    )
+    [line] = [line for line in lines if "cannot run yet" in line]
+    assert "huggan/smithsonian_butterflies_subset" in line
+    assert "--images objects" in line
+    assert line == lines[-1]
+
+    # With images that are here there is nothing to add.
+    objects = bench("run", "paper", "--dry-run", "--images", "objects")
+    assert objects.returncode == 0
+    assert "cannot run yet" not in objects.stdout
+
+
+def test_a_dry_run_says_what_its_functions_raise_when_they_are_imported(toy: Path) -> None:
+    (toy.parent / "raising.py").write_text("def f(images): ...\nraise OSError('no key')\n")
+    toy.write_text(SUITE + "[[grid]]\nepochs = 1\ntrain_on = 'raising:f'\n")
+    done = bench("run", toy, "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    [line] = [line for line in done.stdout.splitlines() if "cannot run yet" in line]
+    assert "raising:f" in line and "OSError: no key" in line
+
+
 def test_a_run_from_start_to_clean(toy: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     dry = bench("run", toy, "--dry-run")
@@ -202,7 +314,7 @@ def test_a_run_from_start_to_clean(toy: Path, tmp_path: Path) -> None:
 
 
 def test_resume_refuses_what_is_not_what_it_began_with(tmp_path: Path) -> None:
-    """Other images or other sources, and nothing is set aside before the refusal."""
+    """Other images, functions or sources, and nothing is set aside before the refusal."""
     source = bundled_objects()
     pictures, out = tmp_path / "my pictures", tmp_path / "my run"
     pictures.mkdir()
@@ -210,6 +322,8 @@ def test_resume_refuses_what_is_not_what_it_began_with(tmp_path: Path) -> None:
         (pictures / f"{i}.webp").write_bytes(source.train.read(i))
     toy = tmp_path / "toy.toml"
     grid = "[[grid]]\nnum_images = 4\nnum_held_out = 1\nepochs = 1\n"
+    (tmp_path / "resumed.py").write_text("def f(images):\n    return images\n")
+    grid += "train_on = 'resumed:f'\n"
     toy.write_text(SUITE[: SUITE.index("[[grid]]")] + grid)
     arguments = ("run", toy, "--images", pictures, "--out", out, "--timeout", "0.01")
     done = bench(*arguments)
@@ -223,6 +337,14 @@ def test_resume_refuses_what_is_not_what_it_began_with(tmp_path: Path) -> None:
     assert everything_below(out) == before
 
     (pictures / "0.webp").write_bytes(source.train.read(0))
+    for content in ("def f(images):\n    return images  # or not\n", "def g(images): ...\n"):
+        (tmp_path / "resumed.py").write_text(content)
+        refused = bench("resume", "--retry-failed", out)
+        assert refused.returncode == 2
+        assert "functions" in refused.stderr and refused.stderr.count("\n") == 1
+        assert everything_below(out) == before
+
+    (tmp_path / "resumed.py").write_text("def f(images):\n    return images\n")
     # The checkout with one more line in it, in the place of the one that began the run.
     other = tmp_path / "other"
     other.mkdir()
@@ -241,11 +363,15 @@ def test_resume_refuses_what_is_not_what_it_began_with(tmp_path: Path) -> None:
 
 
 def test_the_stages_of_a_dry_run() -> None:
-    units = toy_units()
-    alone, shared = dryrun.book(units, open_source("objects"))
-    # 6 and 4 images in chunks of 4: one whole and a rest of 2, which is no chunk of the other.
+    alone, shared = dryrun.book(toy_units())
+    # 6 and 4 images in chunks of 4: one whole and a rest of 2, which is no chunk of the other; and
+    # of the starts.
     assert shared["fit_priors"] == 2 + 1
-    # Each of the 4 nets has two milestones; alone, the second rests on the first.
-    assert (shared["train_ddpm"], alone["train_ddpm"]) == (8, 4 * (1 + 2) + 4 * 2)
-    assert shared["sample"] == alone["sample"] == NUM_CASES
-    assert alone["fit_priors"] == 2 * (1 + 2) + 1
+    # Four nets have two milestones, alone the second rests on the first; five starts are sampled
+    # from one of those; the blurred images have one milestone.
+    assert shared["train_ddpm"] == 4 * 2 + 1
+    assert alone["train_ddpm"] == 4 * (1 + 2) + 5 * 2 + 1
+    assert shared["sample"] == alone["sample"] == NUM_SAMPLED
+    assert shared["as_samples"] == NUM_CASES - NUM_SAMPLED
+    # Two milestones at two sizes; two starts; the blurred images.
+    assert alone["fit_priors"] == 2 * (1 + 2) + 2 + 2

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import hashlib
 import itertools
+import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bench import suite
+from bench import dryrun, suite
 from bench.records import UnitSpec, UserError
 from dipddpm.config import (
+    ARMS,
+    CORRECTED,
+    PAPER,
     Context,
     DataConfig,
     OutcomeConfig,
@@ -26,29 +32,24 @@ def parse(body: str) -> suite.Suite:
     return suite.parse(HEAD + body, "my.toml", "my")
 
 
-def test_quick_is_the_table_of_the_design() -> None:
-    cases = suite.load("quick").cases
-    tasks = Counter(case.settings["task"] for case in cases)
-    assert tasks == {"generate": 30, "restore": 8}
-    grid = [c for c in cases if c.settings["loader"] == "memory" and c.repeat == 1]
-    assert Counter(c.settings["train_on"] for c in grid if c.settings["task"] == "generate") == {
-        "images": 12,
-        "dip": 12,
-    }
-    assert {(c.settings["num_train_timesteps"], c.settings["beta_schedule"]) for c in grid} == {
-        (1000, "linear"),
-        (500, "linear"),
-        (500, "squaredcos_cap_v2"),
-    }
-    controls = [c for c in cases if c not in grid]
-    assert Counter((c.settings["train_on"], c.settings["loader"]) for c in controls) == {
-        ("images", "decode"): 2,
-        ("dip", "decode"): 2,
-        ("images", "memory"): 2,
-    }
-    starts = {(c.settings["start_from"], c.settings["num_inference_steps"]) for c in cases
-              if c.settings["task"] == "restore"}  # fmt: skip
-    assert starts == {(s, n) for s in ("noise", "degraded", "dip", "blur") for n in (5, 10)}
+def units_of(body: str, seed: int = 0) -> list[UnitSpec]:
+    return suite.units(parse(body), seed=seed, device="cpu")
+
+
+def runs_of(body: str) -> list[UnitSpec]:
+    return [unit for unit in units_of(body) if unit.kind == "train"]
+
+
+def shared_of(body: str) -> list[UnitSpec]:
+    """What runs share, after a look at whether it is what they need."""
+    units = units_of(body)
+    shared = [unit for unit in units if unit.kind == "shared"]
+    assert {name for unit in units for name in unit.needs} == {unit.unit for unit in shared}
+    # A run loads its priors and reference features: booked alone, what is shared has them all.
+    (_, whole), (_, alone) = dryrun.book(units), dryrun.book(shared)
+    assert whole["fit_priors"] == alone["fit_priors"]
+    assert alone["sample"] == alone["train_ddpm"] == 0
+    return shared
 
 
 def test_a_grid_is_the_product_of_its_lists() -> None:
@@ -75,7 +76,7 @@ def test_a_case_spells_out_every_setting_and_builds_its_config() -> None:
         training=TrainingConfig(learning_rate=1.0),
         outcomes=(OutcomeConfig(epochs=7, sampling=sampling),),
     )
-    assert set(case.settings) == {*suite.FIELDS, "images"}
+    assert set(case.settings) == {*suite.FIELDS, "images", "protocol"}
     assert case.settings["images"] == OBJECTS
 
 
@@ -108,6 +109,35 @@ def test_case_ids_are_the_settings() -> None:
         ("[[grid]]\nepochs = 1\nnum_inference_steps = 2000\n", ["num_inference_steps", "2000"]),
         ("[[grid]]\nepochs = 1\nt0 = 1001\n", ["t0", "1001", "1000"]),
         ("[[grid]]\nepochs = 1\nstart_from = 'dip'\n", ["start_from", "dip", "restore"]),
+        ("[[grid]]\nepochs = 1\nnum_workers = 2\n", ["num_workers", "loader = memory", "got 2"]),
+        ("[[grid]]\nepochs = 1\nt0 = 't'\n", ["grid 1", "t0", "'t'"]),
+        ("[[grid]]\nepochs = 1\nepochs = 'T'\n", ["my.toml"]),
+        ("[[grid]]\nepochs = 'T'\n", ["grid 1", "epochs", "'T'"]),
+        (
+            "[[grid]]\nepochs = 1\nprotocol = 'papers'\n",
+            ["protocol", "paper, corrected", "'papers'"],
+        ),
+        ("[base]\nprotocol = 3\n[[grid]]\nepochs = 1\n", ["base", "protocol", "got 3"]),
+        ("[[grid]]\nepochs = 1\narm = ['none', 'dip']\n", ["grid 1", "arm", "blend", "'dip'"]),
+        ("[[grid]]\nepochs = 1\narm = 0\n", ["grid 1", "arm", "none, data", "got 0"]),
+        (
+            "[[grid]]\nepochs = 1\narm = 'data'\ntrain_on = ['images', 'dip']\n",
+            ["grid 1", "train_on", "left out with arm = 'data'", "'images'"],
+        ),
+        (
+            "[base]\narm = 'xT'\nt0 = 5\n[[grid]]\nepochs = 1\n",
+            ["base", "t0", "left out with arm = 'xT'", "got 5"],
+        ),
+        (
+            "[[grid]]\nepochs = 1\ntrain_on = 'nowhere:f'\n",
+            ["grid 1", "train_on", "nowhere", "no module of that name"],
+        ),
+        ("[[grid]]\nepochs = 1\nnet = 'mine:net'\n", ["net", "paper, skip", "'mine:net'"]),
+        ("[[grid]]\nepochs = 1\ncondition_on = 'dip'\n", ["condition_on", "restore", "generate"]),
+        (
+            "[[grid]]\nepochs = 1\nnum_held_out = [16, 20]\n",
+            ["num_held_out", "the same in all cases", "16, 20"],
+        ),
         ("[[grid]]\nepochs = 1\nlearning_rate = nan\n", ["learning_rate", "nan"]),
         ("[[grid]]\nepochs = 1\nlearning_rate = inf\n", ["learning_rate", "inf"]),
         ("[[grid]]\nepochs = 1\nepochs = 2\n", ["my.toml"]),
@@ -152,6 +182,10 @@ def test_seed_and_images_replace_what_the_suite_says(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(HEAD + "[base]\nseed = 3\n[[grid]]\nepochs = 1\n")
     assert suite.load(str(path)).cases[0].seed == 3
+    # The seeds of a grid move along, so that another --seed is another set of them.
+    path.write_text(HEAD + "[[grid]]\nepochs = 1\nseed = [0, 2]\n[[grid]]\nepochs = 2\n")
+    assert [case.seed for case in suite.load(str(path)).cases] == [0, 2, 0]
+    assert [case.seed for case in suite.load(str(path), seed=5).cases] == [5, 7, 5]
     # A folder is kept by its whole path: a worker or a `resume` may run elsewhere.
     replaced = suite.load(str(path), seed=9, images="elsewhere")
     assert replaced.cases[0].seed == 9
@@ -159,8 +193,182 @@ def test_seed_and_images_replace_what_the_suite_says(tmp_path: Path) -> None:
     path.write_text(HEAD + "images = 'pictures'\n[[grid]]\nepochs = 1\n")
     assert suite.load(str(path)).images == str(tmp_path / "pictures")
     assert suite.load(str(path), images=OBJECTS).images == OBJECTS
-    with pytest.raises(UserError, match="images must be 'objects' or a folder, got ''"):
+    with pytest.raises(UserError, match=r"images must name a source, .* got ''"):
         suite.load(str(path), images="")
+    # Names that are no paths stay what they are.
+    for name in ("photos", "hf:owner/name"):
+        assert suite.load(str(path), images=name).images == name
+        path.write_text(HEAD + f"images = '{name}'\n[[grid]]\nepochs = 1\n")
+        assert suite.load(str(path)).cases[0].settings["images"] == name
+
+
+# Settings by name ---------------------------------------------------------------------------------
+
+
+def settings_of(body: str, *names: str) -> list[tuple[Any, ...]]:
+    return [tuple(case.settings[name] for name in names) for case in parse(body).cases]
+
+
+def test_a_protocol_is_its_settings_and_those_beside_it_win() -> None:
+    body = "[base]\nepochs = 1\n[[grid]]\nprotocol = ['paper', 'corrected']\nema_decay = 0.5\n"
+    for case, protocol in zip(parse(body).cases, (PAPER, CORRECTED), strict=True):
+        assert {name: case.settings[name] for name in protocol} == {**protocol, "ema_decay": 0.5}
+    assert settings_of(body, "protocol") == [("paper",), ("corrected",)]
+    # Of the base, a grid may take back a part; without a word it is the corrected one.
+    body = "[base]\nprotocol = 'paper'\n[[grid]]\nepochs = 1\nflip = 'device'\n"
+    assert settings_of(body, "protocol", "flip", "score_range") == [("paper", "device", "mixed")]
+    assert settings_of("[[grid]]\nepochs = 1\n", "protocol") == [("corrected",)]
+
+
+def test_an_arm_is_its_settings() -> None:
+    body = f"[[grid]]\nepochs = 1\narm = {list(ARMS)}\nnum_train_timesteps = 600\n"
+    for case, arm in zip(parse(body).cases, ARMS.values(), strict=True):
+        wanted = {name: 600 if value == "T" else value for name, value in arm.items()}
+        assert {name: case.settings[name] for name in wanted} == wanted
+    # The arm of a grid takes the whole place of the base's, which would leave a task behind.
+    body = "[base]\narm = 'start'\n[[grid]]\nepochs = 1\narm = 'none'\n"
+    assert settings_of(body, "task", "start_from") == [("generate", "noise")]
+    # What an arm leaves open may stand beside it.
+    body = "[[grid]]\nepochs = 1\narm = 'start'\nt0 = 300\n"
+    assert settings_of(body, "start_from", "t0") == [("dip", 300)]
+
+
+def test_capital_t_is_the_number_of_timesteps() -> None:
+    body = (
+        "[base]\nepochs = 1\nnum_inference_steps = 'T'\n[[grid]]\nnum_train_timesteps = [50, 9]\n"
+    )
+    assert settings_of(body, "num_inference_steps") == [(50,), (9,)]
+    body = "[[grid]]\nepochs = 1\nnum_inference_steps = [3, 'T']\nt0 = ['T', 20]\n"
+    with pytest.raises(UserError, match=r"num_inference_steps .* t0 = 20 .* got 1000"):
+        parse(body)
+    body = "[[grid]]\nepochs = 1\nnum_inference_steps = [3, 'T']\nt0 = 'T'\n"
+    assert settings_of(body, "num_inference_steps", "t0") == [(3, 1000), (1000, 1000)]
+
+
+# What is trained, and what is shared --------------------------------------------------------------
+
+
+def test_with_a_cosine_the_length_of_a_run_is_its_own() -> None:
+    body = "[[grid]]\nepochs = [1, 2, 3]\nlr_schedule = "
+    assert [len(unit.cases) for unit in runs_of(body + "'constant'\n")] == [3]
+    assert [len(unit.cases) for unit in runs_of(body + "'cosine'\n")] == [1, 1, 1]
+    # Nothing else that is asked of a net makes it another one.
+    body = (
+        "[[grid]]\nepochs = 1\nlr_schedule = 'cosine'\ntask = 'restore'\n"
+        "start_from = ['noise', 'nlm']\nsampler = ['ddim', 'ddpm']\ndegradation_sigma = [10, 20]\n"
+    )
+    assert [len(unit.cases) for unit in runs_of(body)] == [8]
+
+
+def test_a_condition_makes_nets_differ_by_the_noise_that_they_are_told_of() -> None:
+    body = "[[grid]]\nepochs = 1\narm = 'cond'\ndegradation_sigma = [10, 20]\nt0 = [300, 400]\n"
+    assert [len(unit.cases) for unit in runs_of(body)] == [2, 2]
+    [first, second] = shared_of(body)
+    assert (
+        first.cases[0].settings["degradation_sigma"]
+        != (second.cases[0].settings["degradation_sigma"])
+    )
+
+
+def test_targets_made_of_priors_share_their_fits_over_sizes_and_loaders() -> None:
+    shared = shared_of(
+        "[base]\nepochs = 1\n[[grid]]\narm = ['none', 'data', 'data-blur']\nnum_images = [40, 32]\n"
+        "[[grid]]\ntrain_on = 'dip'\nnum_images = 40\nloader = ['list', 'decode']\n"
+        "[[grid]]\ntrain_on = 'dip'\nnum_images = 40\nrepeat = 2\n"
+    )
+    [unit] = shared
+    assert unit.unit.startswith("priors-train-40-")
+    assert {case.settings["num_images"] for case in unit.cases} == {32, 40}
+    # 16 + 16 + 8 images, of which 32 are a prefix.
+    assert unit.num_steps == 3 * 100
+
+
+def test_seeds_and_fits_that_differ_share_nothing() -> None:
+    shared = shared_of("[[grid]]\nepochs = 1\narm = 'data'\nseed = [0, 1]\nnum_iter = [3, 4]\n")
+    assert len(shared) == 4
+    assert {(unit.cases[0].seed, unit.num_steps) for unit in shared} == {
+        (0, 12), (0, 16), (1, 12), (1, 16),
+    }  # fmt: skip
+
+
+def test_a_condition_has_priors_of_its_own() -> None:
+    shared = shared_of("[[grid]]\nepochs = 1\narm = ['data', 'cond', 'start', 'xT', 'blend']\n")
+    assert sorted(unit.unit.rsplit("-", 1)[0] for unit in shared) == [
+        "priors-condition-64",  # of degraded training images, and of all held-out ones
+        "priors-held-out-16",
+        "priors-train-64",
+    ]
+    steps = {unit.unit.split("-")[1]: unit.num_steps for unit in shared}
+    assert steps == {"condition": 5 * 100, "held": 100, "train": 4 * 100}
+
+
+def test_starts_share_what_does_not_tell_them_apart() -> None:
+    body = "[[grid]]\nepochs = [1, 2]\ntask = 'restore'\nnum_images = [32, 64]\n"
+    [unit] = shared_of(
+        body + "start_from = ['noise', 'nlm', 'dip']\nnum_inference_steps = [3, 4]\n"
+    )
+    assert unit.unit.startswith("priors-held-out-16")
+    assert shared_of(body + "start_from = ['nlm', 'degraded']\n") == []
+    two = shared_of(body + "start_from = 'dip'\ndegradation_sigma = [10, 20]\n")
+    assert len(two) == 2
+
+
+@pytest.mark.parametrize(("num_samples", "num_held_out"), [(100, 100), (99, 100), (100, 99)])
+def test_reference_features_are_one_unit_for_all_seeds(num_samples: int, num_held_out: int) -> None:
+    body = (
+        f"[base]\nepochs = 1\nnum_samples = {num_samples}\nnum_held_out = {num_held_out}\n"
+        "[[grid]]\narm = 'none'\nseed = [0, 1, 2]\nnum_images = [64, 32]\n"
+        "num_inference_steps = [3, 4]\n[[grid]]\ntask = 'restore'\nstart_from = 'nlm'\nseed = [3]\n"
+        "num_samples = 16\n"
+    )
+    shared = shared_of(body)
+    if min(num_samples, num_held_out) < 100:
+        assert shared == []
+        return
+    [unit] = shared
+    assert unit.unit.startswith("features-100-")
+    needing = [run for run in runs_of(body) if run.needs]
+    assert sorted(run.cases[0].seed for run in needing) == [0, 0, 1, 1, 2, 2]
+    # Each run takes the features of its samples, and none those of the references.
+    whole = dryrun.book(units_of(body))[1]["extract_features"]
+    assert whole == 2 + sum(len(run.cases) for run in needing)
+
+
+# Functions of the user's --------------------------------------------------------------------------
+
+
+def test_functions_of_ones_own_lie_beside_the_suite_and_are_known_by_their_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    (tmp_path / "suite_arms.py").write_text(
+        "def target(images): return images\ndef start(degraded, priors): return priors\n"
+    )
+    body = (
+        "[base]\nepochs = 1\n[[grid]]\ntrain_on = ['images', 'suite_arms:target']\n"
+        "[[grid]]\ntask = 'restore'\nstart_from = ['dip', 'suite_arms:start']\n"
+    )
+    found = suite.parse(HEAD + body, str(tmp_path / "my.toml"), "my")
+    digest = hashlib.sha256((tmp_path / "suite_arms.py").read_bytes()).hexdigest()
+    assert found.functions() == {"suite_arms:target": digest, "suite_arms:start": digest}
+    assert found.folder == str(tmp_path)
+    units = suite.units(found, seed=0, device="cpu")
+    assert {unit.functions for unit in units} == {str(tmp_path)}
+    # What asks for priors shares those of the start that is a prior.
+    [priors] = [unit for unit in units if unit.kind == "shared"]
+    assert priors.unit.startswith("priors-held-out")
+    # A unit is a folder: no colon in its name.
+    assert any("suite_arms.target" in unit.unit for unit in units)
+    assert not any(":" in unit.unit for unit in units)
+    # Read for all this, and not imported.
+    assert "suite_arms" not in sys.modules
+    # A slip in a name is told with file and grid.
+    with pytest.raises(UserError, match=r"my\.toml: grid 1: train_on: .*suite_arms:goal .*none$"):
+        suite.parse(HEAD + body.replace(":target", ":goal"), str(tmp_path / "my.toml"), "my")
+
+
+def test_ours_have_no_content_of_their_own() -> None:
+    assert parse("[[grid]]\nepochs = 1\narm = 'data'\n").functions() == {}
 
 
 def test_units_hold_every_case_once_and_share_nets_and_priors() -> None:
@@ -169,16 +377,17 @@ def test_units_hold_every_case_once_and_share_nets_and_priors() -> None:
     asked = Counter((c.case_id, c.repeat) for unit in train for c in unit.cases)
     assert asked == Counter((c.case_id, c.repeat) for c in toy_suite().cases)
     assert len(asked) == NUM_CASES
-    # Two targets x two sizes: milestones and starts need no training of their own.
-    assert len(train) == 4
+    # Two targets x two sizes, and a third target: milestones and starts need no training of their
+    # own.
+    assert len(train) == 5
     for unit in train:
         assert len({suite.pipeline_config((case,)).data for case in unit.cases}) == 1
     # One unit makes the priors of both sizes, one those of the starts.
-    priors = {unit.unit: unit for unit in units if unit.kind == "priors"}
+    priors = {unit.unit: unit for unit in units if unit.kind == "shared"}
     assert len(priors) == 2
     for unit in train:
         configs = [suite.pipeline_config((case,)) for case in unit.cases]
-        needs_target = configs[0].train_on == "dip"
+        needs_target = configs[0].train_on in ("dip", "blur")
         needs_start = any(c.outcomes[0].sampling.start_from == "dip" for c in configs)
         assert len(unit.needs) == needs_target + needs_start
         assert set(unit.needs) <= set(priors)
@@ -190,16 +399,15 @@ def test_repeats_and_seeds_are_runs_of_their_own() -> None:
         "[[grid]]\nnum_images = 6\nepochs = [1, 2]\nseed = 1\n"
     )
     train = [unit for unit in units if unit.kind == "train"]
-    assert len(train) == 6
+    assert len(train) == 7
     assert len({unit.unit for unit in units}) == len(units)
 
 
 def test_the_order_is_random_priors_first_and_a_function_of_the_seed() -> None:
     found = suite.load("quick")
-    source = open_source(OBJECTS)
 
     def order(seed: int) -> list[UnitSpec]:
-        return suite.units(found, source, seed=seed, device="cpu")
+        return suite.units(found, seed=seed, device="cpu")
 
     assert order(1) == order(1)
     assert [u.unit for u in order(1)] != [u.unit for u in order(2)]
@@ -211,7 +419,7 @@ def test_the_order_is_random_priors_first_and_a_function_of_the_seed() -> None:
 def test_the_sides_of_a_comparison_follow_each_other_in_either_order() -> None:
     found, first = suite.load("quick"), set()
     for seed in range(8):
-        units = suite.units(found, open_source(OBJECTS), seed=seed, device="cpu")
+        units = suite.units(found, seed=seed, device="cpu")
         runs = [suite.pipeline_config(u.cases) for u in units if u.kind == "train"]
         blocks = [
             (key, [config.train_on for config in block])
@@ -227,10 +435,14 @@ def test_the_sides_of_a_comparison_follow_each_other_in_either_order() -> None:
 
 
 def test_too_few_images_are_refused() -> None:
-    with pytest.raises(UserError, match=r"num_images must be at most 1000 .* got 1001"):
-        toy_units(HEAD + "[[grid]]\nepochs = 1\nnum_images = 1001\n")
-    with pytest.raises(UserError, match=r"num_held_out must be at most 274 .* got 275"):
-        toy_units(HEAD + "[[grid]]\nepochs = 1\nnum_held_out = 275\n")
+    source = open_source(OBJECTS)
+    suite.check_enough(
+        parse("[[grid]]\nepochs = 1\nnum_images = 1000\nnum_held_out = 274\n"), source
+    )
+    for setting, most in (("num_images", 1000), ("num_held_out", 274)):
+        words = rf"^my\.toml: {setting} must be at most {most} .* got {most + 1}$"
+        with pytest.raises(UserError, match=words):
+            suite.check_enough(parse(f"[[grid]]\nepochs = 1\n{setting} = {most + 1}\n"), source)
 
 
 def test_the_report_knows_what_a_training_run_does_not_depend_on() -> None:
