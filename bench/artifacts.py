@@ -52,10 +52,6 @@ def to_bytes(result: Any) -> bytes:
     return save_tensors(tensors, {"result": json.dumps(about, sort_keys=True)})
 
 
-def _holds_tensors(value: Any) -> bool:
-    return isinstance(value, dict) and any(isinstance(item, Tensor) for item in value.values())
-
-
 def from_bytes(data: bytes) -> Any:
     """The reverse of `to_bytes`. Raises ArtifactError for what it never writes."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

@@ -197,8 +197,9 @@ class MeasuringLedger(_Ledger):
         try:
             with self._spans("instruments"), memory, steps, clock, self._spans("stages"):
                 result = function(*args, **kwargs)
-        except Exception:
+        except Exception as error:
             self.failed = True
+            error.add_note(f"(in {function.__module__}:{function.__qualname__})")
             raise
         measured = {
             "unit": self._unit,

@@ -143,7 +143,8 @@ def _failure(error: Exception) -> tuple[Status, str]:
     """What a record says of it; the traceback goes to the unit's log."""
     traceback.print_exception(error)
     status: Status = "oom" if is_out_of_memory(error) else "error"
-    return status, f"{type(error).__name__}: {error}"
+    # The notes name the stage, be it a function of the user's.
+    return status, " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
 
 
 def _record(

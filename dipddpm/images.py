@@ -190,8 +190,9 @@ def _encode(pixels: Tensor, file_format: str, size: tuple[int, int]) -> bytes:
     width, height = size
     enlarged = _enlarge(image, (width, height))
     stream = io.BytesIO()
-    # WebP can do either; others know no such options.
-    options: dict[str, Any] = {"lossless": True} if file_format == "WEBP" else {"quality": 90}
+    # WebP can do either; without an effort to be small it is quick, as this is charged to an arm.
+    lossless: dict[str, Any] = {"lossless": True, "quality": 0, "method": 0}
+    options = lossless if file_format == "WEBP" else {"quality": 90}
     enlarged.save(stream, file_format, **options)
     return stream.getvalue()
 

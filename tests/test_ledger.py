@@ -3,7 +3,7 @@ from __future__ import annotations
 import gc
 import inspect
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,35 @@ from bench.ledger import BookingLedger, MeasuringLedger
 from bench.meters import Spans
 from bench.suite import pipeline_config
 from dipddpm import dip as dip_module
+from dipddpm.arms import STARTS, TARGETS, start_blur, start_nlm
 from dipddpm.config import (
     Context,
+    DataConfig,
     DIPConfig,
+    LoaderConfig,
     NoiseScheduleConfig,
+    OutcomeConfig,
     PipelineConfig,
     RestorationConfig,
     SamplingConfig,
+    ScoringConfig,
     TrainingConfig,
     UNetConfig,
 )
 from dipddpm.dip import fit_priors, join
-from dipddpm.images import ImageSet, blur, degrade, encode, prepare, take
-from dipddpm.pipeline import Outcome, run_pipeline
-from dipddpm.sampling import sample
-from dipddpm.scoring import score_anchors, score_generation, score_net, score_restoration
+from dipddpm.features import extract_features
+from dipddpm.images import ImageSet, degrade, encode, prepare, take
+from dipddpm.pipeline import Outcome, make_shared, run_pipeline
+from dipddpm.sampling import as_images, as_samples, sample
+from dipddpm.scoring import (
+    score_anchors,
+    score_features,
+    score_generation,
+    score_net,
+    score_priors,
+    score_restoration,
+    score_start,
+)
 from dipddpm.sources import open_source
 from dipddpm.training import TrainedNet, train_ddpm
 from tests.test_meters import FakeTime
@@ -50,7 +64,9 @@ def restoring_config() -> PipelineConfig:
 
 
 def tensors(outcome: Outcome) -> list[torch.Tensor]:
-    return [*outcome.trained.ema_weights.values(), outcome.trained.losses, outcome.samples.images]
+    net = outcome.trained
+    of_net = [] if net is None else [*net.ema_weights.values(), net.losses]
+    return [*of_net, outcome.samples.images]
 
 
 def test_the_measured_path_gives_the_bits_of_the_plain_path(tmp_path: Path) -> None:
@@ -81,7 +97,8 @@ def test_steps_of_each_stage_are_its_loops(tmp_path: Path) -> None:
         assert all(0 <= wait <= step for wait, step in waits)
     # 6 images in batches of 4: two steps an epoch, a milestone an epoch.
     assert steps["train_ddpm"] == [2, 2]
-    assert sorted(steps["sample"]) == [3] * len(config.outcomes)
+    # One outcome takes the start image itself.
+    assert sorted(steps["sample"]) == [3] * (len(config.outcomes) - 1)
     assert steps["fit_priors"] == [4]
     assert steps["score_net"] == [0, 0]
 
@@ -102,9 +119,10 @@ def test_a_key_is_function_settings_seed_and_parents(tmp_path: Path) -> None:
         key(images, restoration, Context(seed=2)),
         key(images, RestorationConfig(degradation_sigma=24), Context(seed=1)),
         key(other_images, restoration, Context(seed=1)),
-        key(images, restoration, Context(seed=1), function=blur),
     }
-    assert len(different) == 5
+    assert len(different) == 4
+    blurred, denoised = (key(images, restoration, function=f) for f in (start_blur, start_nlm))
+    assert blurred != denoised
     assert key(SOURCE.held_out[:4], 16, function=prepare) == ledger.key_of(images)
 
 
@@ -124,9 +142,12 @@ def every_stage(ledger: BookingLedger) -> list[Call]:
     schedule, other_schedule = NoiseScheduleConfig(), NoiseScheduleConfig(num_train_timesteps=999)
     training, sampling = TrainingConfig(), SamplingConfig()
     context, other_context = Context(seed=1), Context(seed=2)
+    loading, other_loading = LoaderConfig(), LoaderConfig(loader="list")
+    scoring, other_scoring = ScoringConfig(), ScoringConfig(ssim_digits=3)
 
     def train(epochs: int) -> Any:
-        return ledger(train_ddpm, images, 16, unet, schedule, training, context, epochs=epochs)
+        return ledger(train_ddpm, images, 16, unet, schedule, training, context,
+                      loading=loading, epochs=epochs)  # fmt: skip
 
     def drawn(steps: int) -> Any:
         config = SamplingConfig(num_inference_steps=steps)
@@ -135,13 +156,24 @@ def every_stage(ledger: BookingLedger) -> list[Call]:
     def fitted(first: int) -> Any:
         return ledger(fit_priors, images, DIPConfig(), context, first_index=first)
 
-    shared = {"image_size": 16, "unet": unet, "schedule": schedule, "context": context}
+    def features(seed: int) -> Any:
+        return ledger(extract_features, images, Context(seed=seed))
+
+    shared = {"image_size": 16, "unet": unet, "schedule": schedule, "context": context,
+              "condition": None}  # fmt: skip
     shared_others = {"image_size": 17, "unet": other_unet, "schedule": other_schedule,
-                     "context": other_context}  # fmt: skip
+                     "context": other_context, "condition": other_images}  # fmt: skip
     restoration, other_restoration = RestorationConfig(), RestorationConfig(blur_sigma=2)
-    recipe = {"images": images, "restoration": restoration, "context": context}
-    recipe_others = {"images": other_images, "restoration": other_restoration,
-                     "context": other_context}  # fmt: skip
+    offered = {"images": images, "degraded": images, "priors": images, "originals": images,
+               "training": images, "restoration": restoration, "context": context}  # fmt: skip
+    others = {**dict.fromkeys(offered, other_images), "restoration": other_restoration,
+              "context": other_context}  # fmt: skip
+
+    def arm(function: Any) -> Call:
+        asked = inspect.signature(function).parameters
+        return Call(function, *({name: values[name] for name in asked}
+                                for values in (offered, others)))  # fmt: skip
+
     return [
         Call(prepare, {"images": files, "image_size": 16},
              {"images": SOURCE.train[:5], "image_size": 17}),
@@ -149,28 +181,43 @@ def every_stage(ledger: BookingLedger) -> list[Call]:
              {"images": other_images, "first": 1, "last": 3}),
         Call(encode, {"images": images, "like": files},
              {"images": other_images, "like": SOURCE.train[4:8]}),
-        Call(degrade, recipe, recipe_others),
-        Call(blur, recipe, recipe_others),
+        Call(degrade, {"images": images, "restoration": restoration, "context": context,
+                       "part": "held-out"},
+             {"images": other_images, "restoration": other_restoration, "context": other_context,
+              "part": "training"}),
+        *(arm(function) for function in (*TARGETS.values(), *STARTS.values()) if function),
         Call(fit_priors,
-             {"images": images, "dip": DIPConfig(), "context": context, "first_index": 0},
+             {"images": images, "dip": DIPConfig(), "context": context, "first_index": 0,
+              "originals": None},
              {"images": other_images, "dip": DIPConfig(num_iter=7), "context": other_context,
-              "first_index": 1}),
+              "first_index": 1, "originals": other_images}),
         Call(train_ddpm,
              {"images": images, "training": training, "epochs": 2, "resume_from": train(1),
-              **shared},
+              "loading": loading, **shared},
              {"images": other_images, "training": TrainingConfig(batch_size=7), "epochs": 3,
-              "resume_from": None, **shared_others}),
+              "resume_from": None, "loading": other_loading, **shared_others}),
         Call(sample, {"trained": train(1), "start": images, "sampling": sampling, **shared},
              {"trained": train(2), "start": None, "sampling": SamplingConfig(num_samples=3),
               **shared_others}),
+        Call(as_samples, {"start": images}, {"start": other_images}),
+        Call(as_images, {"samples": drawn(5)}, {"samples": drawn(6)}),
+        Call(extract_features, {"images": images, "context": context},
+             {"images": other_images, "context": other_context}),
         Call(score_net, {"trained": train(1), "held_out": images, **shared},
-             {"trained": train(2), "held_out": other_images, **shared_others}),
-        Call(score_generation, {"samples": drawn(5), "references": images},
-             {"samples": drawn(6), "references": other_images}),
+             {"trained": train(2), "held_out": None, **shared_others}),
+        Call(score_generation, {"samples": drawn(5), "references": images, "scoring": scoring},
+             {"samples": drawn(6), "references": other_images, "scoring": other_scoring}),
+        Call(score_features,
+             {"samples": features(1), "training": features(2), "held_out": features(3)},
+             dict.fromkeys(("samples", "training", "held_out"), features(4))),
         Call(score_restoration, {"samples": drawn(5), "originals": images, "degraded": images},
              {"samples": drawn(6), "originals": other_images, "degraded": other_images}),
-        Call(score_anchors, {"references": images, "held_out": images, "context": context},
-             {"references": other_images, "held_out": other_images, "context": other_context}),
+        Call(score_start, {"start": images, "training": images},
+             {"start": other_images, "training": other_images}),
+        Call(score_anchors,
+             {"references": images, "held_out": images, "scoring": scoring, "context": context},
+             {"references": other_images, "held_out": None, "scoring": other_scoring,
+              "context": other_context}),
     ]  # fmt: skip
 
 
@@ -186,9 +233,134 @@ def test_every_argument_of_every_stage_is_in_its_key() -> None:
             parents = ledger.rows[ledger.key_of(ledger(call.function, **changed))].parents
             wanted = [v for v in changed.values() if id(v) in ledger._key_of]
             assert sorted(parents) == sorted(ledger.key_of(value) for value in wanted), where
-    called = {call.function for call in every_stage(BookingLedger())}
-    stages = {row.function for row in ledger.rows.values()}
-    assert {function.__name__ for function in called} == stages
+
+
+def test_so_are_those_of_stages_of_any_number_of_fits() -> None:
+    ledger = BookingLedger()
+    images = ledger(prepare, SOURCE.train[:4], 16)
+    fits = [ledger(fit_priors, images, DIPConfig(), Context(), first_index=i) for i in range(3)]
+    joins = [ledger(join, *parts) for parts in (fits, fits[:2], fits[::-1])]
+    scores = [ledger(score_priors, *parts, of="start") for parts in (fits, fits[:2], fits[::-1])]
+    scores.append(ledger(score_priors, *fits, of="training"))
+    assert len({ledger.key_of(result) for result in (*joins, *scores)}) == 7
+    assert ledger.rows[ledger.key_of(joins[0])].parents == tuple(map(ledger.key_of, fits))
+
+
+FEATURED = SamplingConfig(num_samples=100)
+RESTORED = SamplingConfig(task="restore", start_from="dip")
+
+
+def booked(config: PipelineConfig, *, seed: int = 0) -> BookingLedger:
+    ledger = BookingLedger()
+    list(run_pipeline(config, SOURCE, Context(seed=seed), stages=ledger))
+    return ledger
+
+
+def whole_config(**settings: Any) -> PipelineConfig:
+    """Generation with features and restoration from priors, after training on priors."""
+    outcomes = tuple(OutcomeConfig(epochs=1, sampling=s) for s in (FEATURED, RESTORED))
+    data = DataConfig(num_held_out=100)
+    given = {"train_on": "blur", "data": data, "outcomes": outcomes, **settings}
+    return PipelineConfig(**given)
+
+
+def test_every_stage_is_among_those_of_these_tests() -> None:
+    tested = {call.function.__name__ for call in every_stage(BookingLedger())}
+    starts = (replace(RESTORED, start_from=start) for start in STARTS)
+    direct = replace(RESTORED, num_inference_steps=0)
+    samplings = (FEATURED, direct, *starts)
+    config = whole_config(
+        outcomes=tuple(OutcomeConfig(epochs=1, sampling=sampling) for sampling in samplings)
+    )
+    called = {row.function for row in booked(config).rows.values()}
+    called |= {row.function for row in booked(replace(config, train_on="dip")).rows.values()}
+    assert called == tested | {"join", "score_priors"}
+
+
+OF_SAMPLES = {"sample", "as_images", "extract_features", "score_generation", "score_features",
+              "score_restoration"}  # fmt: skip
+OF_NET = {"train_ddpm", "score_net", *OF_SAMPLES}
+OF_TARGET = {"encode", "prepare", *OF_NET}
+OF_FITS = {"fit_priors", "join", "score_priors", "start_dip", "blur_targets", *OF_TARGET}
+
+
+@pytest.mark.parametrize(
+    ("changed", "moved"),
+    [
+        ({"scoring": ScoringConfig(score_range="mixed")}, {"score_anchors", "score_generation"}),
+        ({"scoring": ScoringConfig(ssim_digits=3)}, {"score_anchors", "score_generation"}),
+        ({"loading": LoaderConfig(flip="loader")}, OF_NET),
+        ({"loading": LoaderConfig(loader="list")}, OF_NET),
+        ({"training": TrainingConfig(ema_decay=0)}, OF_NET),
+        ({"unet": UNetConfig(block_out_channels=(16, 32, 32))}, OF_NET),
+        ({"schedule": NoiseScheduleConfig(prediction_type="v_prediction")}, OF_NET),
+        ({"train_on": "dip"}, {"dip_targets", *OF_TARGET}),
+        ({"dip": DIPConfig(num_iter=99)}, OF_FITS),
+        ({"outcomes": tuple(OutcomeConfig(epochs=1, sampling=replace(s, sampler="ddpm"))
+                            for s in (FEATURED, RESTORED))}, OF_SAMPLES),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_setting_changes_the_keys_of_what_rests_on_it_and_no_others(
+    changed: dict[str, Any], moved: set[str]
+) -> None:
+    before, after = (booked(whole_config(**settings)).rows for settings in ({}, changed))
+    assert {row.function for key, row in after.items() if key not in before} == moved
+
+
+def test_a_condition_changes_the_keys_of_the_net_alone() -> None:
+    outcomes = (OutcomeConfig(epochs=1, sampling=RESTORED),)
+    without, conditioned = (
+        booked(whole_config(outcomes=outcomes, condition_on=condition)).rows
+        for condition in ("nothing", "dip")
+    )
+    new = {row.function for key, row in conditioned.items() if key not in without}
+    of_condition = {"degrade", "take", "fit_priors", "join"}
+    assert new == {"train_ddpm", "score_net", "sample", "score_restoration", *of_condition}
+    [training] = (row for row in conditioned.values() if row.function == "train_ddpm")
+    parents = [conditioned[key].function for key in training.parents]
+    assert sorted(parents) == ["join", "prepare"]
+
+
+def test_features_of_references_are_the_same_for_every_seed() -> None:
+    one, other = (booked(whole_config(), seed=seed).rows for seed in (1, 2))
+    shared = [row.function for key, row in one.items() if key in other]
+    # Training and held-out images; those of the samples are of a net with a seed.
+    assert shared.count("extract_features") == 2
+    assert set(shared) == {"prepare", "take", "extract_features"}
+    assert sum(row.function == "extract_features" for row in one.values()) == 3
+    made = BookingLedger()
+    make_shared(whole_config(), SOURCE, Context(seed=3), stages=made)
+    features = [key for key, row in made.rows.items() if row.function == "extract_features"]
+    assert len(features) == 2 and set(features) <= set(one)
+
+
+def test_what_runs_share_is_what_they_are_given() -> None:
+    """Every fit of a run is in the unit that makes them for all, by its key."""
+    config = whole_config()
+    made = BookingLedger()
+    make_shared(config, SOURCE, Context(), stages=made)
+    wanted = {"fit_priors", "join"}
+    asked = {key for key, row in booked(config).rows.items() if row.function in wanted}
+    assert asked <= set(made.rows)
+    assert {row.function for row in made.rows.values()} == {
+        *("prepare", "degrade", "take", "fit_priors", "join", "extract_features")
+    }
+
+
+def test_a_start_without_steps_rests_on_no_net() -> None:
+    starts = [replace(RESTORED, num_inference_steps=steps) for steps in (0, 5)]
+    config = whole_config(
+        outcomes=tuple(OutcomeConfig(epochs=1, sampling=sampling) for sampling in starts)
+    )
+    ledger = BookingLedger()
+    direct, sampled = (
+        {ledger.rows[key].function for key in ledger.bill(*outcome.scores)}
+        for outcome in run_pipeline(config, SOURCE, Context(), stages=ledger)
+    )
+    assert sampled - direct >= {"train_ddpm", "sample", "score_net"}
+    assert direct - sampled == {"as_samples"}
+    assert {"fit_priors", "join", "start_dip", "degrade"} <= direct
 
 
 def test_a_stage_is_warmed_first_and_the_clock_starts_after(
@@ -225,9 +397,9 @@ def test_the_ledger_of_a_worker_warms_up_by_itself(
     warmed: list[int] = []
     fit = dip_module.fit
 
-    def watched_fit(*args: Any, **kwargs: Any) -> Any:
-        warmed.append(kwargs["num_iter"])
-        return fit(*args, **kwargs)
+    def watched_fit(net: Any, net_input: Any, target: Any, dip: DIPConfig, **kwargs: Any) -> Any:
+        warmed.append(dip.num_iter)
+        return fit(net, net_input, target, dip, **kwargs)
 
     monkeypatch.setattr(dip_module, "fit", watched_fit)
     ledger(fit_priors, images, DIPConfig(num_iter=9), Context())
@@ -311,7 +483,8 @@ def test_trained_nets_live_no_longer_than_the_pipeline_holds_them(tmp_path: Path
     ledger = new_ledger(tmp_path)
     seen: list[weakref.ref[TrainedNet]] = []
     for outcome in run_pipeline(config, SOURCE, Context(), stages=ledger):
-        seen.append(weakref.ref(outcome.trained))
+        if outcome.trained is not None:
+            seen.append(weakref.ref(outcome.trained))
     del outcome
     gc.collect()
-    assert [ref() for ref in seen] == [None] * len(config.outcomes)
+    assert [ref() for ref in seen] == [None] * (len(config.outcomes) - 1)

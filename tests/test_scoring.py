@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,28 +11,44 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from dipddpm import metrics, scoring
 from dipddpm.config import (
     LOG_SNR_LEVELS,
     BetaSchedule,
     Context,
+    DIPConfig,
     NoiseScheduleConfig,
+    PredictionType,
+    ScoringConfig,
     UNetConfig,
     alphas_cumprod,
     nearest_timestep,
 )
 from dipddpm.diffusion import build_unet
+from dipddpm.dip import fit_priors
+from dipddpm.features import Features
 from dipddpm.images import ImageSet, prepare, take
 from dipddpm.sampling import Samples
-from dipddpm.scoring import score_anchors, score_generation, score_net, score_restoration
+from dipddpm.scoring import (
+    score_anchors,
+    score_features,
+    score_generation,
+    score_net,
+    score_priors,
+    score_restoration,
+    score_start,
+)
 from dipddpm.sources import ImageSource
 from dipddpm.training import TrainedNet
 from tests.reference import peak_signal_noise_ratio, skimage_ssim, uniform
+
+COMMON, PUBLISHED = ScoringConfig(), ScoringConfig(score_range="mixed", ssim_digits=3)
 
 
 def test_anchors_in_closed_form(objects: ImageSource) -> None:
     references = prepare(objects.train[:16], 16)
     held_out = prepare(objects.held_out[:5], 16)
-    values = score_anchors(references, held_out, Context()).values
+    values = score_anchors(references, held_out, COMMON, Context()).values
     x = references.pixels.double()
 
     def db(level: Tensor | float) -> float:
@@ -54,6 +71,45 @@ def test_anchors_in_closed_form(objects: ImageSource) -> None:
     grey = [skimage_ssim(torch.zeros(3, 16, 16), image) for image in references.pixels]
     assert values["anchor_grey_ssim"] == pytest.approx(np.mean(grey), abs=1e-12)
     assert len(values) == 14
+
+
+def published_by_hand(images: Tensor, references: Tensor) -> tuple[float, float]:
+    """All-pairs PSNR and SSIM as the publication took them, pair by pair."""
+    pairs = [((x + 1) / 2, y) for x in images for y in references]
+    return (
+        np.mean([peak_signal_noise_ratio(y.double().numpy(), x.double().numpy(), data_range=2)
+                 for x, y in pairs]).item(),
+        round(np.mean([skimage_ssim(x, y) for x, y in pairs]).item(), 3),
+    )  # fmt: skip
+
+
+def test_the_published_flaws_are_those_of_the_publication(objects: ImageSource) -> None:
+    references, held_out = prepare(objects.train[:6], 16), prepare(objects.held_out[:3], 16)
+    anchors = score_anchors(references, held_out, PUBLISHED, Context()).values
+    # A pixel-perfect copy of the references, as samples and as an anchor.
+    copies = score_generation(Samples(references.pixels), references, PUBLISHED).values
+    for images, values, names in (
+        (references.pixels, copies, ("all_pairs_psnr", "all_pairs_ssim")),
+        (references.pixels, anchors, ("anchor_copies_psnr", "anchor_copies_ssim")),
+        (held_out.pixels, anchors, ("anchor_held_out_real_psnr", "anchor_held_out_real_ssim")),
+    ):
+        psnr, ssim = published_by_hand(images, references.pixels)
+        assert values[names[0]] == pytest.approx(psnr, abs=1e-5)
+        assert values[names[1]] == ssim
+    # The closed form of a flat image: the mistake leaves white, and makes black grey.
+    corrected = score_anchors(references, held_out, COMMON, Context()).values
+    assert anchors["anchor_white_psnr"] == corrected["anchor_white_psnr"]
+    assert anchors["anchor_black_psnr"] == corrected["anchor_grey_psnr"]
+    # In one range a copy has no finite PSNR, and its mean no meaning.
+    assert anchors.keys() - corrected.keys() == {"anchor_copies_psnr", "anchor_copies_ssim"}
+
+
+@pytest.mark.parametrize("digits", [0, 2, None])
+def test_ssim_is_rounded_to_the_digits_asked_for(objects16: ImageSet, digits: int | None) -> None:
+    config, samples = ScoringConfig(ssim_digits=digits), Samples(objects16.pixels[:3])
+    exact = score_generation(samples, objects16, COMMON).values["all_pairs_ssim"]
+    got = score_generation(samples, objects16, config).values["all_pairs_ssim"]
+    assert got == (exact if digits is None else round(exact, digits))
 
 
 @pytest.mark.parametrize("total", [50, 500, 1000])
@@ -91,13 +147,15 @@ def net_inputs(
     return [(torch.cat(batches), t) for t, batches in seen.items()]
 
 
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_the_held_out_loss_is_a_plain_loop(
     objects: ImageSource,
     tiny_unet: UNetConfig,
     untrained: TrainedNet,
+    prediction_type: PredictionType,
 ) -> None:
     held_out = prepare(objects.held_out[:18], 16)  # more than one batch of 16
-    schedule = NoiseScheduleConfig()
+    schedule = NoiseScheduleConfig(prediction_type=prediction_type)
     scores = score_net(untrained, held_out, 16, tiny_unet, schedule, Context(seed=5))
     model = build_unet(tiny_unet, 16, 2).eval()
     abar = alphas_cumprod(schedule)
@@ -111,6 +169,8 @@ def test_the_held_out_loss_is_a_plain_loop(
             noise = (x_t - a * x_0) / b
             with torch.no_grad():
                 eps = model(x_t[None].float(), t).sample[0].double()
+            if prediction_type == "v_prediction":
+                eps = b * x_t + a * eps
             eps_errors.append((eps - noise).square().mean().item())
             x0_errors.append(((x_t - b * eps) / a - x_0).square().mean().item())
         # Convolutions in batches of 16 round as those of one image to 1e-6 or so.
@@ -124,6 +184,70 @@ def test_the_held_out_loss_is_a_plain_loop(
     assert scores.values["eps_loss"] == pytest.approx(per_image.mean(), rel=1e-5)
     assert scores.values["train_loss_last_epoch"] == 1.5
     assert len(scores.values) == 12
+
+
+class Exact(nn.Module):
+    """Knows the images, and so the noise in x_t and the v of both."""
+
+    def __init__(self, clean: Tensor, schedule: NoiseScheduleConfig) -> None:
+        super().__init__()
+        self.clean, self.schedule = clean, schedule
+
+    def forward(self, x: Tensor, t: int) -> SimpleNamespace:
+        abar = alphas_cumprod(self.schedule)[t]
+        a, b = math.sqrt(abar), math.sqrt(1 - abar)
+        noise = (x.double() - a * self.clean) / b
+        exact = noise if self.schedule.prediction_type == "epsilon" else a * noise - b * self.clean
+        return SimpleNamespace(sample=exact.float())
+
+
+@pytest.mark.parametrize(
+    ("prediction_type", "rescaled"),
+    [("epsilon", False), ("v_prediction", False), ("v_prediction", True)],
+)
+def test_an_exact_net_has_no_held_out_loss(
+    objects: ImageSource,
+    tiny_unet: UNetConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    prediction_type: PredictionType,
+    rescaled: bool,
+) -> None:
+    schedule = NoiseScheduleConfig(prediction_type=prediction_type, rescale_betas_zero_snr=rescaled)
+    held_out = prepare(objects.held_out[:4], 16)
+    net = Exact(held_out.pixels.double(), schedule)
+    monkeypatch.setattr(scoring, "build_unet", lambda *args, **kwargs: net)
+    exact = TrainedNet(1, {}, {}, {}, torch.ones(2))
+    values = score_net(exact, held_out, 16, tiny_unet, schedule, Context()).values
+    losses = [value for name, value in values.items() if "_loss_at" in name]
+    assert len(losses) == 10
+    assert max(losses) < 1e-8
+
+
+def test_a_net_is_scored_with_the_condition_it_is_given(
+    objects: ImageSource, tiny_unet: UNetConfig
+) -> None:
+    held_out, other = prepare(objects.held_out[:18], 16), prepare(objects.train[:18], 16)
+    weights = dict(build_unet(tiny_unet, 16, 1, in_channels=6).state_dict())
+    net = TrainedNet(1, weights, weights, {}, torch.ones(2))
+
+    def loss(condition: ImageSet) -> Tensor:
+        scores = score_net(
+            net, held_out, 16, tiny_unet, NoiseScheduleConfig(), Context(), condition=condition
+        )
+        return scores.per_image["eps_loss"]
+
+    both = ImageSet(torch.cat((held_out.pixels[:9], other.pixels[9:])))
+    ours, theirs, mixed = loss(held_out), loss(other), loss(both)
+    assert not torch.isclose(ours, theirs, rtol=1e-4).any()
+    # Each image has its own, beside it.
+    assert torch.allclose(mixed, torch.cat((ours[:9], theirs[9:])), rtol=1e-6)
+
+
+def test_without_held_out_images_there_is_the_training_loss(
+    tiny_unet: UNetConfig, untrained: TrainedNet
+) -> None:
+    scores = score_net(untrained, None, 16, tiny_unet, NoiseScheduleConfig(), Context())
+    assert (scores.values, scores.per_image) == ({"train_loss_last_epoch": 1.5}, {})
 
 
 def test_a_level_that_is_not_reached_has_no_score(
@@ -194,7 +318,7 @@ def test_the_held_out_loss_of_an_image_does_not_depend_on_the_others(
 def test_the_scores_of_a_generation_are_means_over_all_pairs(objects16: ImageSet) -> None:
     references = take(objects16, 0, 4)
     samples = Samples(uniform(3, 3, 16, 16))
-    scores = score_generation(samples, references)
+    scores = score_generation(samples, references, COMMON)
     table = [[skimage_ssim(x, y) for y in references.pixels] for x in samples.images]
     assert scores.values["all_pairs_ssim"] == pytest.approx(np.mean(table), abs=1e-12)
     values = [
@@ -204,6 +328,9 @@ def test_the_scores_of_a_generation_are_means_over_all_pairs(objects16: ImageSet
     ]
     assert scores.values["all_pairs_psnr"] == pytest.approx(np.mean(values), abs=1e-9)
     assert scores.per_image["lag1_autocorrelation"].shape == (3,)
+    [warning] = scores.warnings
+    assert "look like noise" in warning
+    assert score_generation(Samples(references.pixels), references, COMMON).warnings == ()
 
 
 def test_the_scores_of_a_restoration_are_of_each_image_and_its_own_original(
@@ -228,3 +355,49 @@ def test_the_scores_of_a_restoration_are_of_each_image_and_its_own_original(
     for name, values in scores.per_image.items():
         assert scores.values[name] == pytest.approx(values.mean().item(), abs=1e-12)
         assert len(values) == 3
+
+
+def test_scores_of_features_are_those_of_the_metrics() -> None:
+    # Three sets that any exchange would show.
+    sets = [0.3 * i + uniform(100 + i, 6, seed=i) for i in range(3)]
+    samples, training, held_out = sets
+    scores = score_features(*map(Features, sets))
+    expected = metrics.score_features(metrics.FeatureSets(samples, training, held_out))
+    assert scores.values == {name: value.mean().item() for name, value in expected.items()}
+    kid = metrics.kid(samples, held_out).item()
+    assert scores.values["kid_efflite0"] == kid
+    assert scores.values["kid_efflite0_low"] < kid < scores.values["kid_efflite0_high"]
+    for name, references in (("training", training), ("held_out", held_out)):
+        nearest = metrics.nearest_distance(samples, references[:51])
+        assert torch.equal(scores.per_image[f"nearest_{name}_efflite0"], nearest)
+
+
+def test_scores_of_priors_are_of_all_their_images(objects16: ImageSet) -> None:
+    dip = DIPConfig(num_iter=3)
+    fits = [fit_priors(take(objects16, *part), dip, Context()) for part in ((0, 2), (2, 5))]
+    scores = score_priors(*fits, of="start")
+    assert {name.removeprefix("start_prior_") for name in scores.values} == {
+        *("psnr_peak", "psnr_stop", "psnr_last", "output_iteration", "iterations")
+    }
+    outputs = torch.cat([fit.outputs for fit in fits])
+    for i, (output, image) in enumerate(zip(outputs, objects16.pixels, strict=False)):
+        expected = peak_signal_noise_ratio(
+            image.double().numpy(), output.double().numpy(), data_range=2
+        )
+        got = scores.per_image["start_prior_psnr_stop"][i].item()
+        assert got == pytest.approx(expected, abs=1e-4)
+    assert scores.values["start_prior_iterations"] == 3
+    psnr = scores.per_image["start_prior_psnr_stop"]
+    assert scores.values["start_prior_psnr_stop"] == pytest.approx(psnr.mean().item())
+    assert (scores.per_image["start_prior_psnr_peak"] >= psnr).all()
+
+
+def test_starts_that_are_training_images_are_counted(objects16: ImageSet) -> None:
+    training = take(objects16, 0, 6)
+    moved = take(objects16, 1, 2).pixels + 1e-6
+    start = ImageSet(torch.cat((objects16.pixels[4:8], moved, objects16.pixels[4:5])))
+    scores = score_start(start, training)
+    assert scores.values == {"start_copies": 3}
+    assert scores.warnings == ("3 of 6 start images are images of the training set",)
+    clean = score_start(take(objects16, 6, 9), training)
+    assert (clean.values, clean.warnings) == ({"start_copies": 0}, ())

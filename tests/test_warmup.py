@@ -13,19 +13,22 @@ from bench.warmup import warm_up
 from dipddpm.config import (
     Context,
     DIPConfig,
+    Loader,
+    LoaderConfig,
     NoiseScheduleConfig,
     SamplingConfig,
     TrainingConfig,
     UNetConfig,
 )
 from dipddpm.dip import fit_priors
-from dipddpm.images import ImageSet
+from dipddpm.images import ImageSet, take
 from dipddpm.sampling import sample
-from dipddpm.sources import ImageSource
+from dipddpm.sources import EncodedImages, ImageSource
 from dipddpm.training import train_ddpm
 
 SHAPE = (16, UNetConfig(block_out_channels=(8, 16), attention_levels=(1,), norm_num_groups=4))
 SCHEDULE, TRAINING = NoiseScheduleConfig(), TrainingConfig(batch_size=4)
+MEMORY = LoaderConfig()
 
 
 @pytest.fixture
@@ -48,27 +51,67 @@ def shapes_of(seen: list[tuple[int, ...]], call: Callable[[], Any]) -> set[tuple
     return set(seen)
 
 
+@pytest.mark.parametrize("loader", ["memory", "list", "decode"])
 @pytest.mark.parametrize("count", [3, 4, 6, 8])
 def test_training_is_warmed_at_every_batch_shape(
-    shapes: list[tuple[int, ...]], objects: ImageSource, count: int
+    shapes: list[tuple[int, ...]],
+    objects: ImageSource,
+    objects16: ImageSet,
+    count: int,
+    loader: Loader,
 ) -> None:
     # From files: the loop is warmed from memory all the same, and no file is read for it.
-    arguments = (objects.train[:count], *SHAPE, SCHEDULE, TRAINING, Context())
-    warmed = shapes_of(shapes, lambda: warm_up(train_ddpm, arguments, {"epochs": 5}))
-    assert warmed == shapes_of(shapes, lambda: train_ddpm(*arguments, epochs=1))
+    images = objects.train[:count] if loader == "decode" else take(objects16, 0, count)
+    arguments = (images, *SHAPE, SCHEDULE, TRAINING, Context())
+    given: dict[str, Any] = {"loading": LoaderConfig(loader=loader)}
+    warmed = shapes_of(shapes, lambda: warm_up(train_ddpm, arguments, {"epochs": 5, **given}))
+    assert warmed == shapes_of(shapes, lambda: train_ddpm(*arguments, epochs=1, **given))
+
+
+def test_no_file_is_read_and_no_worker_started(
+    objects: ImageSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a warm-up read a file")
+
+    monkeypatch.setattr(EncodedImages, "read", refuse)
+    loading = LoaderConfig(loader="decode", num_workers=2, flip="loader")
+    arguments = (objects.train[:5], *SHAPE, SCHEDULE, TRAINING, Context())
+    warm_up(train_ddpm, arguments, {"epochs": 5, "loading": loading})
+    with pytest.raises(AssertionError, match="read a file"):
+        EncodedImages((b"",)).read(0)
 
 
 def test_sampling_and_priors_are_warmed_at_their_shape(
     shapes: list[tuple[int, ...]], objects16: ImageSet
 ) -> None:
-    trained = train_ddpm(objects16, *SHAPE, SCHEDULE, TRAINING, Context(), epochs=1)
+    given: dict[str, Any] = {"loading": MEMORY, "epochs": 1}
+    trained = train_ddpm(objects16, *SHAPE, SCHEDULE, TRAINING, Context(), **given)
     sampling = SamplingConfig(num_samples=5, num_inference_steps=4)
     arguments = (trained, None, *SHAPE, SCHEDULE, sampling, Context())
     warmed = shapes_of(shapes, lambda: warm_up(sample, arguments, {}))
     assert warmed == shapes_of(shapes, lambda: sample(*arguments))
     fit = (objects16, DIPConfig(num_iter=7), Context())
-    warmed = shapes_of(shapes, lambda: warm_up(fit_priors, fit, {"first_index": 3}))
+    more = {"first_index": 3, "originals": objects16}
+    warmed = shapes_of(shapes, lambda: warm_up(fit_priors, fit, more))
     assert warmed == shapes_of(shapes, lambda: fit_priors(*fit))
+
+
+def test_a_net_with_a_condition_is_warmed_with_one(
+    shapes: list[tuple[int, ...]], objects16: ImageSet
+) -> None:
+    given: dict[str, Any] = {"loading": MEMORY, "epochs": 1, "condition": objects16}
+    arguments = (objects16, *SHAPE, SCHEDULE, TRAINING, Context())
+    warmed = shapes_of(shapes, lambda: warm_up(train_ddpm, arguments, given))
+    assert warmed == shapes_of(shapes, lambda: train_ddpm(*arguments, **given))
+    assert (4, 6, 16, 16) in warmed
+    trained = train_ddpm(*arguments, **given)
+    sampling = SamplingConfig(num_samples=5, num_inference_steps=4)
+    of_sample = (trained, None, *SHAPE, SCHEDULE, sampling, Context())
+    condition: dict[str, Any] = {"condition": objects16}
+    warmed = shapes_of(shapes, lambda: warm_up(sample, of_sample, condition))
+    assert warmed == shapes_of(shapes, lambda: sample(*of_sample, **condition))
+    assert (5, 6, 16, 16) in warmed
 
 
 def test_it_leaves_no_trace(objects16: ImageSet) -> None:
@@ -79,11 +122,11 @@ def test_it_leaves_no_trace(objects16: ImageSet) -> None:
         return iterable
 
     arguments = (objects16, *SHAPE, SCHEDULE, TRAINING, Context(watch=watch))
-    first = train_ddpm(*arguments, epochs=1)
+    first = train_ddpm(*arguments, loading=MEMORY, epochs=1)
     kept = {name: weight.clone() for name, weight in first.weights.items()}
     watched.clear()
     state = torch.get_rng_state()
-    warm_up(train_ddpm, arguments, {"epochs": 2, "resume_from": first})
+    warm_up(train_ddpm, arguments, {"loading": MEMORY, "epochs": 2, "resume_from": first})
     assert watched == []
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(weight, kept[name]) for name, weight in first.weights.items())

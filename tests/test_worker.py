@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import time
 from collections.abc import Mapping
@@ -14,13 +15,135 @@ from rich.console import Console
 from bench import display, records
 from bench.engines import Engine, ForkserverEngine, Process, SubprocessEngine
 from bench.records import Record, Run, StageRow, UnitSpec
-from bench.worker import is_out_of_memory
-from dipddpm.sources import bundled_objects, image_folder
+from bench.worker import MAX_LEFT_OUT, _left_out, is_out_of_memory
+from dipddpm.sources import bundled_objects
 from tests.toy import NUM_CASES, SUITE, new_run, run_all, toy_units
 
+BASE = SUITE[: SUITE.index("[[grid]]")]
 # A smaller toy for what pays the import of torch in every process.
-ONE_OF_EACH = SUITE.replace("num_images = [4, 6]", "num_images = 4").replace(
-    "num_images = 6", "num_images = 4"
+ONE_OF_EACH = (
+    BASE
+    + """
+[[grid]]
+train_on = "worker_mine:halves"
+num_images = 4
+epochs = [1, 2]
+
+[[grid]]
+task = "restore"
+loader = "decode"
+num_images = 4
+epochs = 1
+start_from = ["noise", "worker_mine:halfway", "worker_mine:broken"]
+"""
+)
+# What the toy has not: conditions, the other loaders, the published protocol, v prediction.
+WIDE = (
+    BASE
+    + """
+[[grid]]
+task = "restore"
+num_images = 4
+epochs = 1
+condition_on = ["nothing", "dip"]
+prediction_type = "v_prediction"
+start_from = ["worker_mine:halfway", "nearest"]
+num_samples = 3
+
+[[grid]]
+num_images = 6
+epochs = 2
+protocol = "paper"
+train_on = ["images", "worker_mine:halves"]
+loader = ["list", "decode"]
+
+[[grid]]
+num_images = 6
+epochs = 1
+loader = "decode"
+num_workers = 2
+sampler = ["ddpm", "dpmsolver++"]
+"""
+)
+NUM_WIDE = 10
+FUNCTIONS = """
+import torch
+
+from dipddpm import ImageSet
+
+
+def halves(images: ImageSet, priors: ImageSet) -> ImageSet:
+    return ImageSet((images.pixels + priors.pixels) / 2)
+
+
+def halfway(degraded: ImageSet, priors: ImageSet) -> ImageSet:
+    return ImageSet((degraded.pixels + priors.pixels) / 2)
+
+
+def broken(degraded: ImageSet) -> ImageSet:
+    raise RuntimeError("out of order")
+
+
+def misshapen(degraded: ImageSet) -> ImageSet:
+    return ImageSet(degraded.pixels[:1])
+
+
+def undefined(degraded: ImageSet) -> ImageSet:
+    return ImageSet(degraded.pixels.sqrt())
+
+
+def elsewhere(degraded: ImageSet) -> ImageSet:
+    return ImageSet(degraded.pixels.to("meta"))
+
+
+def bare(degraded: ImageSet) -> torch.Tensor:
+    return degraded.pixels
+
+
+def meddling(degraded: ImageSet) -> ImageSet:
+    degraded.pixels.zero_()
+    return degraded
+
+
+def hungry(degraded: ImageSet) -> ImageSet:
+    return ImageSet(torch.empty(2**60))
+
+
+def broken_target(images: ImageSet) -> ImageSet:
+    return ImageSet(1 / 0 * images.pixels)
+"""
+FAILING = {
+    "broken": "RuntimeError: out of order (in worker_mine:broken)",
+    "misshapen": "ValueError: worker_mine:misshapen must return images of shape (4, 3, 16, 16), "
+    "got (1, 3, 16, 16) (in worker_mine:misshapen)",
+    "undefined": "ValueError: worker_mine:undefined must return finite pixels, got NaN or infinity "
+    "(in worker_mine:undefined)",
+    "elsewhere": "ValueError: worker_mine:elsewhere must return float32 pixels on the CPU, "
+    "got torch.float32 on meta (in worker_mine:elsewhere)",
+    "bare": "TypeError: worker_mine:bare must return an ImageSet, got Tensor (in worker_mine:bare)",
+}
+BROKEN = (
+    BASE
+    + f"""
+[[grid]]
+task = "restore"
+num_images = 4
+epochs = 1
+start_from = {
+        [
+            "noise",
+            "worker_mine:hungry",
+            "worker_mine:meddling",
+            *(f"worker_mine:{name}" for name in FAILING),
+            "degraded",
+        ]
+    }
+
+[[grid]]
+num_images = 4
+epochs = [1, 2]
+train_on = ["worker_mine:broken_target", "dip"]
+"""
 )
 
 
@@ -47,34 +170,89 @@ def run(engine: Timed, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run_all(new_run(folder, engine), engine)
 
 
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A suite file beside which functions of the user's lie."""
+    folder = tmp_path_factory.mktemp("suite")
+    (folder / "worker_mine.py").write_text(FUNCTIONS)
+    return str(folder / "toy.toml")
+
+
+@pytest.fixture(scope="module")
+def wide(engine: Timed, mine: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Of files in a folder, one of which is no image."""
+    pictures = tmp_path_factory.mktemp("pictures")
+    for i in range(20):
+        (pictures / f"{i}.webp").write_bytes(bundled_objects().train.read(i))
+    (pictures / "none.webp").write_bytes(b"no image")
+    text = WIDE.replace("[base]", f'images = "{pictures}"\n[base]')
+    folder = tmp_path_factory.mktemp("runs") / "wide"
+    return run_all(new_run(folder, engine, text, file=mine), engine)
+
+
+@pytest.fixture(scope="module")
+def failed(engine: Timed, mine: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("runs") / "failed"
+    return run_all(new_run(folder, engine, BROKEN, file=mine), engine)
+
+
+@pytest.fixture(params=["run", "wide"])
+def whole(request: pytest.FixtureRequest) -> Run:
+    found: Run = request.getfixturevalue(request.param)
+    return found
+
+
 def rows_of(run: Run) -> dict[tuple[str, str], StageRow]:
     return {(row.unit, row.key): row for row in run.stage_rows()}
 
 
-def test_every_case_has_its_record(run: Run) -> None:
-    found = run.records()
-    assert len(found) == NUM_CASES
-    assert {record.status for record in found} == {"ok"}
-    asked = {case.case_id: case for spec in run.plan.units if spec.kind == "train"
+def test_every_case_has_its_record(whole: Run) -> None:
+    found = whole.records()
+    assert len(found) == (NUM_CASES if whole.plan.images == "objects" else NUM_WIDE)
+    assert {record.status for record in found} == {"ok"}, [record.error for record in found]
+    asked = {case.case_id: case for spec in whole.plan.units if spec.kind == "train"
              for case in spec.cases}  # fmt: skip
     for record in found:
-        assert record.settings == asked[record.case_id].settings
-        expected = "paired_psnr" if record.settings["task"] == "restore" else "all_pairs_psnr"
-        assert expected in record.scores
-    assert run.missing() == []
+        s = record.settings
+        assert s == asked[record.case_id].settings
+        expected = {"paired_psnr" if s["task"] == "restore" else "all_pairs_psnr"}
+        if s["num_inference_steps"]:
+            expected |= {"eps_loss", "train_loss_last_epoch"}
+        if s["train_on"] != "images":
+            expected |= {"training_prior_psnr_stop"}
+        if s["start_from"] in ("dip", "worker_mine:halfway"):
+            expected |= {"start_prior_psnr_stop"}
+        assert expected <= record.scores.keys()
+    assert whole.missing() == []
 
 
-def test_every_executed_row_is_in_a_bill_and_a_bill_is_whole(run: Run) -> None:
-    rows = rows_of(run)
-    billed = {key for record in run.records() for key in record.stages}
+def test_every_executed_row_is_in_a_bill_and_a_bill_is_whole(whole: Run) -> None:
+    rows = rows_of(whole)
+    billed = {key for record in whole.records() for key in record.stages}
     assert {row.key for row in rows.values() if row.executed} == billed
-    for record in run.records():
+    for record in whole.records():
         bill = [rows[record.unit, key] for key in record.stages]
         assert {parent for row in bill for parent in row.parents} <= set(record.stages)
         assert len(set(record.stages)) == len(record.stages)
+        stages = {row.function for row in bill}
+        assert ("train_ddpm" in stages) == (record.settings["num_inference_steps"] != 0)
 
 
-def test_rows_and_overhead_sum_to_the_life_of_the_process(run: Run) -> None:
+def test_all_kinds_of_stages_are_in_these_runs(run: Run, wide: Run) -> None:
+    found = {row.function for one in (run, wide) for row in one.stage_rows()}
+    assert found >= {
+        *("prepare", "degrade", "take", "fit_priors", "join", "encode", "train_ddpm", "sample"),
+        *("blur_targets", "dip_targets", "halves", "start_nlm", "start_nearest", "halfway"),
+        *("as_samples", "score_anchors", "score_priors", "score_net", "score_generation"),
+        *("score_restoration", "score_start"),
+    }
+
+
+@pytest.mark.parametrize("name", ["run", "wide", "failed"])
+def test_rows_and_overhead_sum_to_the_life_of_the_process(
+    request: pytest.FixtureRequest, name: str
+) -> None:
+    run: Run = request.getfixturevalue(name)
     rows = run.stage_rows()
     for summary in run.summaries():
         stages = sum(row.seconds or 0 for row in rows if row.unit == summary.unit)
@@ -82,6 +260,13 @@ def test_rows_and_overhead_sum_to_the_life_of_the_process(run: Run) -> None:
         named = stages + sum(summary.overhead_seconds.values())
         # The slack in seconds is for a process that is put aside between two spans.
         assert named == pytest.approx(summary.process_seconds, rel=0.02, abs=0.05)
+
+
+def test_the_time_of_a_stage_that_failed_has_a_name(run: Run, failed: Run) -> None:
+    stages = {record.unit for record in failed.records() if record.status != "ok"}
+    for summary in failed.summaries():
+        assert ("failed_stage" in summary.overhead_seconds) == (summary.unit in stages)
+    assert not any("failed_stage" in summary.overhead_seconds for summary in run.summaries())
 
 
 @pytest.mark.truth
@@ -96,12 +281,12 @@ def test_the_life_of_the_process_is_what_is_seen_from_outside(run: Run, engine: 
 
 def test_a_case_trained_on_priors_carries_their_seconds(run: Run) -> None:
     rows = rows_of(run)
-    makers = {spec.unit for spec in run.plan.units if spec.kind == "priors"}
+    makers = shared_of(run)
     executed = {row.key: row for row in rows.values() if row.executed}
     carried = 0
     for record in run.records():
         s = record.settings
-        wants = s["train_on"] == "dip" or s["start_from"] == "dip"
+        wants = s["train_on"] != "images" or s["start_from"] == "dip"
         fits = [rows[record.unit, key] for key in record.stages
                 if rows[record.unit, key].function == "fit_priors"]  # fmt: skip
         assert bool(fits) == wants
@@ -111,20 +296,20 @@ def test_a_case_trained_on_priors_carries_their_seconds(run: Run) -> None:
             assert executed[row.key].unit in makers
             assert (executed[row.key].seconds or 0) > 0
             carried += 1
-    # Sizes 4 and 6 at two milestones have 1 + 2 chunks each; one start.
-    assert carried == 2 * (1 + 2) + 1
+    # Sizes 4 and 6 at two milestones have 1 + 2 chunks each, the blur 2; two of the start.
+    assert carried == 2 * (1 + 2) + 2 + 2
 
 
-def test_the_steps_counted_are_the_steps_planned(run: Run) -> None:
-    rows = run.stage_rows()
-    for spec in run.plan.units:
+def test_the_steps_counted_are_the_steps_planned(whole: Run) -> None:
+    rows = whole.stage_rows()
+    for spec in whole.plan.units:
         counted = sum(len(row.step_seconds) for row in rows if row.unit == spec.unit)
         assert counted == spec.num_steps, spec.unit
 
 
-def test_both_forms_of_the_worker_give_the_same_records(run: Run, tmp_path: Path) -> None:
+def test_both_forms_of_the_worker_give_the_same_records(tmp_path: Path, mine: str) -> None:
     def outcome(engine: Engine, name: str) -> tuple[list[Record], list[object]]:
-        done = run_all(new_run(tmp_path / name, engine, ONE_OF_EACH), engine)
+        done = run_all(new_run(tmp_path / name, engine, ONE_OF_EACH, file=mine), engine)
         shape: list[object] = [
             (row.unit, row.key, row.function, row.parents, row.executed, row.artifact_sha256,
              len(row.step_seconds))
@@ -132,13 +317,15 @@ def test_both_forms_of_the_worker_give_the_same_records(run: Run, tmp_path: Path
         ]  # fmt: skip
         return done.records(), shape
 
-    assert outcome(ForkserverEngine(), "forked") == outcome(SubprocessEngine(), "spawned")
+    forked = outcome(ForkserverEngine(), "forked")
+    assert [record.status for record in forked[0]].count("ok") == 4
+    assert forked == outcome(SubprocessEngine(), "spawned")
 
 
 def test_checkpoints_are_kept_when_asked(engine: Timed, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    text = SUITE[: SUITE.index("[[grid]]")] + "[[grid]]\nnum_images = 4\nepochs = [1, 2]\n"
+    text = BASE + "[[grid]]\nnum_images = 4\nepochs = [1, 2]\n"
     run = new_run(tmp_path / "run", engine, text)
     keeping = [spec.model_copy(update={"keep_checkpoints": True}) for spec in run.plan.units]
     records.write(run.folder / records.PLAN, run.plan.model_copy(update={"units": tuple(keeping)}))
@@ -150,45 +337,156 @@ def test_checkpoints_are_kept_when_asked(engine: Timed, tmp_path: Path) -> None:
     assert any((first[name] != second[name]).any() for name in first)
 
 
-@pytest.fixture
-def broken_folder(tmp_path: Path) -> Path:
-    """Images of which one is no image: whoever trains on it fails."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for i in range(20):
-        (folder / f"{i}.webp").write_bytes(bundled_objects().train.read(i))
-    sixth = image_folder(folder).train.files[5]
-    assert isinstance(sixth, Path)
-    sixth.write_bytes(b"no image")
-    return folder
+def test_a_start_that_fails_is_a_record_and_the_others_go_on(failed: Run) -> None:
+    found = {
+        str(record.settings["start_from"]).removeprefix("worker_mine:"): record
+        for record in failed.records()
+        if record.settings["task"] == "restore"
+    }
+    assert {record.unit for record in found.values()} == {found["noise"].unit}
+    for name, record in found.items():
+        if name in FAILING:
+            assert (record.status, record.error) == ("error", FAILING[name])
+            assert record.scores == {} and record.samples is None and record.stages == ()
+        elif name == "hungry":
+            assert record.status == "oom"
+            assert record.error is not None and "(in worker_mine:hungry)" in record.error
+        else:
+            assert (record.status, record.error) == ("ok", None)
+    assert failed.summary(found["noise"].unit).status == "ok"
+    log = (failed.unit_folder(found["noise"].unit) / records.LOG).read_text()
+    assert log.count("Traceback") >= len(FAILING) + 1
+    # What a function does to what it is given is of no consequence for the others.
+    start = rows_of(failed)
+    degraded = found["degraded"]
+    assert degraded.scores["degraded_psnr"] == found["noise"].scores["degraded_psnr"] > 15
+    assert {start[degraded.unit, key].function for key in degraded.stages} >= {"start_degraded"}
 
 
-def test_a_failure_is_a_record_and_the_grid_goes_on(
-    engine: Timed, tmp_path: Path, broken_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = SUITE.replace("[base]", f'images = "{broken_folder}"\n[base]')
-    run = run_all(new_run(tmp_path / "run", engine, text), engine)
-    assert run.missing() == []
-    for record in run.records():
-        if record.settings["num_images"] == 6 or record.settings["train_on"] == "dip":
-            # One unit makes the priors of both sizes: its dependents fail with it.
+def test_a_target_that_fails_fails_its_own_cases(failed: Run) -> None:
+    targets = [record for record in failed.records() if record.settings["task"] == "generate"]
+    assert len(targets) == 4
+    for record in targets:
+        if record.settings["train_on"] == "dip":
+            assert record.status == "ok"
+        else:
             assert record.status == "error"
-            assert record.error is not None
-            named = "is no image" in record.error and ".webp" in record.error
-            assert named or "which failed" in record.error
-            assert record.scores == {}
+            assert record.error == (
+                "ZeroDivisionError: division by zero (in worker_mine:broken_target)"
+            )
+    assert failed.missing() == []
+    assert display.summary(failed).row_count == len(failed.records())
+
+
+def test_warnings_are_in_the_records(run: Run, wide: Run) -> None:
+    def some(record: Record, *words: str) -> bool:
+        return all(any(word in text for text in record.warnings) for word in words)
+
+    for record in wide.records():
+        s = record.settings
+        # Of files, of settings, of scores.
+        assert some(record, "'none.webp': must be a whole file")
+        assert some(record, "score_range = mixed", "ran in float32") == (s["protocol"] == "paper")
+        assert some(record, "start images are images of") == (s["start_from"] == "nearest")
+        assert len(set(record.warnings)) == len(record.warnings)
+    # A UNet of two epochs gives noise; what it starts from near the end does not look like it.
+    noisy = {
+        record.settings["start_from"] for record in run.records() if some(record, "like noise")
+    }
+    assert noisy == {"noise"}
+
+
+def test_what_depends_on_a_failed_unit_fails_with_it(engine: Timed, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(8):
+        (pictures / f"{i}.webp").write_bytes(bundled_objects().train.read(i))
+    text = SUITE.replace("[base]", f'images = "{pictures}"\n[base]')
+    text = text.replace("num_held_out = 4", "num_held_out = 1").replace(
+        "num_samples = 4", "num_samples = 1"
+    )
+    run = new_run(tmp_path / "run", engine, text)
+    for i in range(2):  # five of six to train on are left
+        (pictures / f"{i}.webp").unlink()
+    run_all(run, engine)
+    assert run.missing() == []
+    makers = [unit for unit in shared_of(run) if run.summary(unit).status == "error"]
+    assert len(makers) == 1
+    for record in run.records():
+        s = record.settings
+        if s["train_on"] != "images":
+            # One unit makes the priors of both sizes: its dependents fail with it.
+            assert (record.status, record.error) == ("error", f"needs {makers[0]}, which failed")
+        elif s["num_images"] == 6:
+            assert record.status == "error"
+            assert record.error is not None and "num_images must be at most 5" in record.error
         else:
             assert record.status == "ok"
     assert {record.status for record in run.records()} == {"ok", "error"}
-    assert "warning: " in capsys.readouterr().out
-    failed = {summary.unit for summary in run.summaries() if summary.status == "error"}
-    log = (run.unit_folder(next(iter(failed & priors_of(run)))) / records.LOG).read_text()
-    assert "Traceback" in log
-    assert display.summary(run).row_count == NUM_CASES
+    assert "Traceback" in (run.unit_folder(makers[0]) / records.LOG).read_text()
 
 
-def priors_of(run: Run) -> set[str]:
-    return {spec.unit for spec in run.plan.units if spec.kind == "priors"}
+def test_other_images_than_the_runs_are_refused(engine: Timed, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", engine, BASE + "[[grid]]\nnum_images = 4\nepochs = 1\n")
+    [spec] = run.plan.units
+    ours = bundled_objects().digest
+    for digest, status in ((ours, "ok"), (ours[::-1], "error")):
+        units = (spec.model_copy(update={"unit": status, "images_sha256": digest}),)
+        records.write(run.folder / records.PLAN, run.plan.model_copy(update={"units": units}))
+        [record] = run_all(Run.open(run.folder), engine).records()
+        assert record.status == status
+    assert record.error is not None
+    assert "images of objects have changed since the run began" in record.error
+
+
+def test_of_many_files_that_are_left_out_the_first_are_named() -> None:
+    source = bundled_objects()
+
+    def told(count: int) -> tuple[str, ...]:
+        skipped = tuple(f"{i}.png: must not be empty" for i in range(count))
+        return _left_out(dataclasses.replace(source, skipped=skipped))
+
+    assert told(1) == ("image left out: 0.png: must not be empty",)
+    assert len(told(MAX_LEFT_OUT)) == MAX_LEFT_OUT
+    assert told(MAX_LEFT_OUT + 30)[-1] == "30 more images left out"
+
+
+def shared_of(run: Run) -> list[str]:
+    return [spec.unit for spec in run.plan.units if spec.kind == "shared"]
+
+
+@pytest.mark.slow
+def test_features_of_references_are_made_once_for_all_seeds(engine: Timed, tmp_path: Path) -> None:
+    text = BASE.replace("num_held_out = 4", "num_held_out = 100").replace(
+        "num_samples = 4", "num_samples = 100"
+    )
+    text += "[[grid]]\nnum_images = 4\nepochs = 1\nseed = [0, 1]\n"
+    run = run_all(new_run(tmp_path / "run", engine, text), engine)
+    [maker] = shared_of(run)
+    executed: dict[str, int] = {}
+    loaded: dict[str, int] = {}
+    for row in run.stage_rows():
+        if row.function == "extract_features":
+            found = executed if row.executed else loaded
+            found[row.unit] = found.get(row.unit, 0) + 1
+    trained = [spec.unit for spec in run.plan.units if spec.kind == "train"]
+    assert len(trained) == 2
+    # Of the samples in each run; of training and held-out images once.
+    assert executed == {maker: 2, **dict.fromkeys(trained, 1)}
+    assert loaded == dict.fromkeys(trained, 2)
+    billed = {key for record in run.records() for key in record.stages}
+    assert {row.key for row in run.stage_rows() if row.executed} == billed
+    one, other = run.records()
+    assert one.scores["nearest_real_efflite0"] == other.scores["nearest_real_efflite0"] > 0
+    for record in (one, other):
+        low, kid, high = (record.scores[f"kid_efflite0{end}"] for end in ("_low", "", "_high"))
+        assert low < kid < high
+    assert one.scores["kid_efflite0"] != other.scores["kid_efflite0"]
+    for summary in run.summaries():
+        stages = sum(row.seconds or 0 for row in run.stage_rows() if row.unit == summary.unit)
+        assert summary.process_seconds is not None
+        named = stages + sum(summary.overhead_seconds.values())
+        assert named == pytest.approx(summary.process_seconds, rel=0.02, abs=0.05)
 
 
 def test_a_spec_is_what_the_worker_ran(run: Run) -> None:
@@ -197,7 +495,7 @@ def test_a_spec_is_what_the_worker_ran(run: Run) -> None:
 
 
 def test_a_unit_past_its_time_is_ended(engine: Timed, tmp_path: Path) -> None:
-    text = SUITE[: SUITE.index("[[grid]]")] + "[[grid]]\nnum_images = 4\nepochs = [1, 100000]\n"
+    text = BASE + "[[grid]]\nnum_images = 4\nepochs = [1, 100000]\n"
     run = new_run(tmp_path / "run", engine, text)
     run_all(run, engine, timeout_seconds=0.01)
     assert [record.status for record in run.records()] == ["timeout", "timeout"]
@@ -215,7 +513,6 @@ def test_a_score_that_is_no_number_has_a_status(tmp_path: Path) -> None:
     from bench.worker import _record
     from dipddpm.config import Context
     from dipddpm.pipeline import run_pipeline
-    from dipddpm.scoring import Scores
 
     spec = next(unit for unit in toy_units() if unit.kind == "train" and not unit.needs)
     artifacts = Artifacts(tmp_path, {}, keep_all=False, keep_checkpoints=False)
@@ -223,11 +520,11 @@ def test_a_score_that_is_no_number_has_a_status(tmp_path: Path) -> None:
     config = pipeline_config(spec.cases)
     outcome = next(run_pipeline(config, bundled_objects(), Context(), stages=ledger))
     assert _record(spec.cases[0], outcome, spec, ledger, ()).status == "ok"
-    outcome.scores[0].values["eps_loss"] = float("nan")
+    of_net = next(scores for scores in outcome.scores if "eps_loss" in scores.values)
+    of_net.values["eps_loss"] = float("nan")
     record = _record(spec.cases[0], outcome, spec, ledger, ("careful",))
     assert (record.status, record.error) == ("nan", "not a number: eps_loss")
-    assert record.warnings == ("careful",)
-    assert isinstance(outcome.scores[0], Scores)
+    assert record.warnings[0] == "careful"
 
 
 def test_out_of_memory_is_told_from_other_errors() -> None:
@@ -259,7 +556,7 @@ def test_a_failed_unit_of_priors_is_not_called_ok(
 ) -> None:
     run = run_all(new_run(tmp_path / "run", engine), engine, timeout_seconds=0.01)
     lines = [line for line in capsys.readouterr().out.splitlines() if "] priors-" in line]
-    assert len(lines) == len(priors_of(run)) == 2
+    assert len(lines) == len(shared_of(run)) == 2
     assert all(line.endswith("timeout") for line in lines)
 
 
@@ -268,12 +565,13 @@ def test_the_summary_has_the_settings_that_differ(run: Run) -> None:
     screen.print(display.summary(run))
     head, *rows = screen.export_text().splitlines()[1:]
     # One loader and one schedule: neither needs a column.
-    assert head.split()[:4] == ["on", "images", "epochs", "from"]
+    names = ["train_on", "num_images", "epochs", "start_from", "num_inference_steps"]
+    assert head.split()[:5] == ["on", "images", "epochs", "from", "steps"]
     assert len(rows) == NUM_CASES
     assert "…" not in "".join((head, *rows))
-    scores = {tuple(row.split()[:4]): row.split()[4:] for row in rows}
+    scores = {tuple(row.split()[:5]): row.split()[5:] for row in rows}
     for record in run.records():
         s = record.settings
-        key = (str(s["train_on"]), str(s["num_images"]), str(s["epochs"]), str(s["start_from"]))
+        key = tuple(str(s[name]) for name in names)
         if s["task"] == "restore" and s["start_from"] != "noise":
             assert f"{record.scores['paired_psnr']:.3f}" in scores[key]

@@ -35,23 +35,37 @@ epochs = [1, 2]
 task = "restore"
 num_images = 6
 epochs = 2
-start_from = ["noise", "degraded", "dip", "blur"]
+start_from = ["noise", "degraded", "dip", "blur", "nlm"]
+
+[[grid]]
+task = "restore"
+num_images = 6
+epochs = 2
+start_from = "dip"
+num_inference_steps = 0
+
+[[grid]]
+train_on = "blur"
+num_images = 6
+epochs = 1
 """
-NUM_CASES = 12
+NUM_CASES = 15
+# One takes the start image itself.
+NUM_SAMPLED = 14
 
 
-def toy_suite(text: str = SUITE) -> suite.Suite:
-    return suite.parse(text, "toy.toml", "toy")
+def toy_suite(text: str = SUITE, file: str = "toy.toml") -> suite.Suite:
+    return suite.parse(text, file, "toy")
 
 
-def toy_units(text: str = SUITE) -> list[UnitSpec]:
-    found = toy_suite(text)
-    return suite.units(found, open_source(found.images), seed=0, device="cpu")
+def toy_units(text: str = SUITE, file: str = "toy.toml") -> list[UnitSpec]:
+    found = toy_suite(text, file)
+    return suite.units(found, seed=0, device="cpu")
 
 
-def new_run(folder: Path, engine: Engine, text: str = SUITE) -> Run:
-    """A run folder with nothing done yet."""
-    found = toy_suite(text)
+def new_run(folder: Path, engine: Engine, text: str = SUITE, *, file: str = "toy.toml") -> Run:
+    """A run folder with nothing done yet; beside `file` lie functions of the user's."""
+    found = toy_suite(text, file)
     plan = Plan(
         suite=found.name,
         title=found.title,
@@ -62,7 +76,7 @@ def new_run(folder: Path, engine: Engine, text: str = SUITE) -> Run:
         device="cpu",
         images=found.images,
         images_sha256=open_source(found.images).digest,
-        units=tuple(toy_units(text)),
+        units=tuple(toy_units(text, file)),
     )
     return runner.create(folder, plan, engine.describe("cpu"), found.text)
 

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from dipddpm.config import (
+    Context,
+    DataConfig,
+    DIPConfig,
+    LoaderConfig,
+    OutcomeConfig,
+    PipelineConfig,
+    RestorationConfig,
+    SamplingConfig,
+)
+from dipddpm.images import ImageSet, degrade, prepare
+from dipddpm.inputs import NUM_REFERENCES, Inputs
+from dipddpm.sources import EncodedImages, ImageSource
+from tests.recording import Recording, same
+
+CONTEXT = Context(seed=4)
+CONFIG = PipelineConfig(
+    data=DataConfig(image_size=16, num_images=5, num_held_out=3),
+    dip=DIPConfig(num_iter=2, images_per_fit=2),
+)
+
+# Each shows what it was given.
+FUNCTIONS = """
+from dipddpm import Context, ImageSet, RestorationConfig
+
+SEEN = {}
+
+
+def target(priors: ImageSet, images: ImageSet, context: Context) -> ImageSet:
+    SEEN["target"] = (priors, images, context)
+    return priors
+
+
+def start(
+    restoration: RestorationConfig,
+    context: Context,
+    training: ImageSet,
+    originals: ImageSet,
+    priors: ImageSet,
+    degraded: ImageSet,
+) -> ImageSet:
+    SEEN["start"] = (restoration, context, training, originals, priors, degraded)
+    return degraded
+"""
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("functions")
+    (folder / "inputs_functions.py").write_text(FUNCTIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        import inputs_functions  # type: ignore[import-not-found]
+
+        yield inputs_functions.SEEN
+
+
+def restore(start_from: str, **settings: Any) -> SamplingConfig:
+    asked = {"num_samples": 2, "num_inference_steps": 1, **settings}
+    return SamplingConfig(task="restore", start_from=start_from, **asked)
+
+
+def inputs(objects: ImageSource, config: PipelineConfig = CONFIG) -> tuple[Inputs, Recording]:
+    stages = Recording()
+    return Inputs(config, objects, CONTEXT, stages), stages
+
+
+def test_nothing_is_made_before_it_is_asked_for_and_nothing_twice(objects: ImageSource) -> None:
+    given, stages = inputs(objects)
+    assert stages.names == []
+    assert given.training is given.training
+    assert given.originals is given.held_out
+    sampling = restore("dip")
+    fits = given.start_fits(sampling)
+    assert given.start_fits(sampling) is fits
+    assert given.joined(fits) is given.joined(fits)
+    assert given.degraded(sampling.restoration) is given.degraded(RestorationConfig())
+    assert stages.names == ["prepare", "prepare", "degrade", "take", "take", "fit_priors", "join"]
+
+
+def test_the_sets_are_parts_of_the_source(objects: ImageSource) -> None:
+    given, _ = inputs(objects)
+    assert torch.equal(given.training.pixels, prepare(objects.train[:5], 16).pixels)
+    assert torch.equal(given.originals.pixels, prepare(objects.held_out[:3], 16).pixels)
+    # Whatever is trained on, as in the publication.
+    assert len(given.references) == NUM_REFERENCES == 16
+    assert torch.equal(given.references.pixels, prepare(objects.train[:16], 16).pixels)
+
+
+def test_without_held_out_images_there_are_none(objects: ImageSource) -> None:
+    given, stages = inputs(objects, replace(CONFIG, data=replace(CONFIG.data, num_held_out=0)))
+    assert given.held_out is None
+    assert stages.names == []
+
+
+def test_too_few_images_are_refused(objects: ImageSource) -> None:
+    for field, count in (("num_images", 1001), ("num_held_out", 275)):
+        config = replace(CONFIG, data=replace(CONFIG.data, **{field: count}))
+        with pytest.raises(ValueError, match=f"{field} must be at most {count - 1} .* got {count}"):
+            inputs(objects, config)
+
+
+def test_each_loader_reads_what_it_can(objects: ImageSource) -> None:
+    for loader in ("memory", "list", "decode"):
+        for train_on in ("images", "dip"):
+            config = replace(CONFIG, loading=LoaderConfig(loader=loader), train_on=train_on)
+            given, stages = inputs(objects, config)
+            kind = EncodedImages if loader == "decode" else ImageSet
+            assert isinstance(given.training_images, kind)
+            assert ("encode" in stages.names) == (train_on == "dip")
+
+
+def test_a_target_is_given_what_it_names(objects: ImageSource, seen: dict[str, Any]) -> None:
+    given, stages = inputs(objects, replace(CONFIG, train_on="inputs_functions:target"))
+    made = given.training_images
+    priors, images, context = seen["target"]
+    assert torch.equal(images.pixels, prepare(objects.train[:5], 16).pixels)
+    assert torch.equal(priors.pixels, given.joined(given.training_fits).pixels)
+    assert context is CONTEXT
+    # In the eight bits of a file.
+    assert isinstance(made, ImageSet)
+    assert 0 < (made.pixels - priors.pixels).abs().max() <= 0.5001 / 127.5
+    assert stages.strangers == []
+
+
+def test_a_start_is_given_what_it_names_of_the_images_to_restore(
+    objects: ImageSource, seen: dict[str, Any]
+) -> None:
+    given, stages = inputs(objects)
+    sampling = restore("inputs_functions:start", restoration=RestorationConfig(blur_sigma=3))
+    made = given.start(sampling)
+    restoration, context, training, originals, priors, degraded = seen["start"]
+    clean = prepare(objects.held_out[:3], 16)
+    assert (restoration, context) == (RestorationConfig(blur_sigma=3), CONTEXT)
+    assert torch.equal(training.pixels, prepare(objects.train[:5], 16).pixels)
+    # Two of the three are asked for.
+    assert torch.equal(originals.pixels, clean.pixels[:2])
+    assert torch.equal(degraded.pixels, degrade(clean, restoration, CONTEXT).pixels[:2])
+    assert torch.equal(priors.pixels, given.joined(given.start_fits(sampling)).pixels)
+    assert made is not None and torch.equal(made.pixels, degraded.pixels)
+    assert stages.strangers == []
+    assert given.start(restore("noise")) is None
+
+
+def test_fits_are_of_chunks_at_their_place(objects: ImageSource) -> None:
+    given, stages = inputs(objects)
+    assert len(given.training_fits) == 3
+    assert len(given.degraded_training_fits) == 3
+    assert len(given.start_fits(restore("dip", num_samples=3))) == 2
+    calls = stages.of("fit_priors")
+    assert [call.arguments["first_index"] for call in calls] == [0, 2, 4, 0, 2, 4, 0, 2]
+    clean = [call.arguments.get("originals") for call in calls]
+    assert clean[:3] == [None] * 3  # they are the originals
+    both = (given.training.pixels, given.originals.pixels)
+    of_degraded = [originals.pixels for originals in clean[3:] if originals is not None]
+    assert torch.equal(torch.cat(of_degraded), torch.cat(both))
+
+
+def test_conditions_are_of_all_images_whatever_is_sampled(objects: ImageSource) -> None:
+    outcome = OutcomeConfig(epochs=1, sampling=restore("dip"))
+    config = replace(CONFIG, condition_on="dip", outcomes=(outcome,))
+    given, _ = inputs(objects, config)
+    condition, held_out = given.training_condition, given.held_out_condition(outcome.sampling)
+    assert condition is not None and held_out is not None
+    assert (len(condition), len(held_out)) == (5, 3)
+    # Those to start from are a whole chunk of them.
+    start = given.start(outcome.sampling)
+    assert start is not None and torch.equal(start.pixels, held_out.pixels[:2])
+    assert same(given.start_fits(outcome.sampling)[0].outputs, start.pixels)
+    without, stages = inputs(objects)
+    assert without.training_condition is None
+    assert without.held_out_condition(outcome.sampling) is None
+    assert stages.names == []
