@@ -54,6 +54,13 @@ class Inputs:
     def __post_init__(self) -> None:
         self.images.check_enough(self.config.data.num_images, self.config.data.num_held_out)
 
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, made at the first call only."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
+
     # Images -------------------------------------------------------------------------------------
 
     @property
@@ -82,7 +89,7 @@ class Inputs:
 
     def degraded(self, restoration: RestorationConfig) -> ImageSet:
         """The held-out images with noise."""
-        return self._once(
+        return self.once(
             ("degraded", restoration),
             lambda: self.stages(degrade, self.originals, restoration, self.context),
         )
@@ -105,13 +112,13 @@ class Inputs:
         return self._held_out_fits(sampling.restoration, sampling.num_samples)
 
     def _held_out_fits(self, restoration: RestorationConfig, count: int) -> tuple[Priors, ...]:
-        return self._once(
+        return self.once(
             ("held-out fits", restoration, count),
             lambda: self._fits(self.degraded(restoration), count, originals=self.originals),
         )
 
     def joined(self, fits: tuple[Priors, ...]) -> ImageSet:
-        return self._once(("joined", *map(id, fits)), lambda: self.stages(join, *fits))
+        return self.once(("joined", *map(id, fits)), lambda: self.stages(join, *fits))
 
     # What the arms make of them -------------------------------------------------------------------
 
@@ -160,7 +167,10 @@ class Inputs:
             "context": lambda: self.context,
         }
         asked = STARTS.parameters(sampling.start_from)
-        return self.stages(make, **{name: offered[name]() for name in sorted(asked)})
+        return self.once(
+            ("start", sampling.start_from, restoration, count),
+            lambda: self.stages(make, **{name: offered[name]() for name in sorted(asked)}),
+        )
 
     # References -----------------------------------------------------------------------------------
 
@@ -208,10 +218,3 @@ class Inputs:
             )
             fits.append(fit)
         return tuple(fits)
-
-    def _once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gives, made at the first call only."""
-        if key not in self._made:
-            self._made[key] = make()
-        made: T = self._made[key]
-        return made

@@ -141,33 +141,45 @@ def _outcome(
             given.context,
             condition=given.held_out_condition(sampling),
         )
-    scores = _scores(given, sampling, trained, start, samples)
+    scores = _scores(given, epochs, sampling, trained, start, samples)
     return Outcome(epochs, sampling, trained, samples, tuple(scores))
 
 
 def _scores(
     given: Inputs,
+    epochs: int,
     sampling: SamplingConfig,
     trained: TrainedNet | None,
     start: ImageSet | None,
     samples: Samples,
 ) -> Iterator[Scores]:
     config, context, stages = given.config, given.context, given.stages
-    yield stages(score_anchors, given.references, given.held_out, config.scoring, context)
+    yield given.once(
+        "anchors",
+        lambda: stages(score_anchors, given.references, given.held_out, config.scoring, context),
+    )
     if targets_priors(config.train_on):
-        yield stages(score_priors, *given.training_fits, of="training")
+        yield given.once(
+            "training priors", lambda: stages(score_priors, *given.training_fits, of="training")
+        )
     if starts_from_priors(sampling.start_from):
-        yield stages(score_priors, *given.start_fits(sampling), of="start")
+        yield given.once(
+            ("start priors", sampling.restoration, sampling.num_samples),
+            lambda: stages(score_priors, *given.start_fits(sampling), of="start"),
+        )
     if trained is not None:
-        yield stages(
-            score_net,
-            trained,
-            given.held_out,
-            config.data.image_size,
-            config.unet,
-            config.schedule,
-            context,
-            condition=given.held_out_condition(sampling),
+        yield given.once(
+            ("net", epochs),
+            lambda: stages(
+                score_net,
+                trained,
+                given.held_out,
+                config.data.image_size,
+                config.unet,
+                config.schedule,
+                context,
+                condition=given.held_out_condition(sampling),
+            ),
         )
     if sampling.task == "generate":
         yield stages(score_generation, samples, given.references, config.scoring)

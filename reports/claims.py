@@ -11,8 +11,9 @@ from bench.stats import Effect, Pair, paired_ratio
 from reports.tables import Outcome
 
 PUBLISHED = Path(__file__).parent / "published.csv"
-# The publication decoded its images in every epoch and kept its DIP outputs in memory.
-PUBLISHED_ARM = {"yes": ("dip", "memory"), "no": ("images", "decode")}
+# The publication decoded its images in every epoch and kept its DIP outputs as a list of tensors;
+# a run whose loader is one tensor is the nearest to it that has none.
+PUBLISHED_ARM = {"yes": ("dip", ("list", "memory")), "no": ("images", ("decode",))}
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ class PublishedRow:
     @property
     def settings(self) -> dict[str, str | int]:
         """In the words of a suite file."""
-        train_on, loader = PUBLISHED_ARM[self.dip]
+        train_on, loaders = PUBLISHED_ARM[self.dip]
         return {
             "train_on": train_on,
-            "loader": loader,
+            "loader": loaders[0],
             "num_images": self.data_size,
             "epochs": self.epochs,
             "num_train_timesteps": self.timesteps,
@@ -93,16 +94,28 @@ def published_effect(pairs: list[PublishedPair]) -> Effect | None:
 
 
 def ours(row: PublishedRow, found: Iterable[Outcome]) -> Outcome | None:
-    """The first finished outcome with the settings of a published row."""
-    return next(
-        (
-            outcome
-            for outcome in found
-            if outcome.ok
-            and outcome.settings.get("task") == "generate"
-            and all(outcome.settings.get(name) == value for name, value in row.settings.items())
+    """The outcome with the settings of a published row: under the paper's protocol if there is
+    one, by its loader, of the first seed and run."""
+    _, loaders = PUBLISHED_ARM[row.dip]
+    settings = {name: value for name, value in row.settings.items() if name != "loader"}
+    there = [
+        outcome
+        for outcome in found
+        if outcome.ok
+        and outcome.settings.get("task") == "generate"
+        and outcome.settings.get("loader") in loaders
+        and outcome.settings.get("num_workers", 0) == 0
+        and all(outcome.settings.get(name) == value for name, value in settings.items())
+    ]
+    return min(
+        there,
+        key=lambda outcome: (
+            outcome.settings.get("protocol") != "paper",
+            loaders.index(str(outcome.settings["loader"])),
+            outcome.record.repeat,
+            outcome.record.seed,
         ),
-        None,
+        default=None,
     )
 
 
@@ -114,6 +127,7 @@ def suite_of(rows: Iterable[PublishedRow]) -> str:
     ]
     head = (
         'title = "The settings of the published table"\nabout = "Net, size and images are ours."\n'
+        '[base]\nprotocol = "paper"\n'
     )
     return "\n".join([head, *grids]) + "\n"
 

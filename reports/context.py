@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, NamedTuple
 
-from bench.records import Setting
-from bench.stats import Effect, Pair, paired_ratio
+from bench.stats import Effect, Pair, Quad, TwoByTwo, two_by_two
+from bench.verdicts import PSNR_MARGIN, Verdict
 from reports.load import Artifacts, Loaded
-from reports.tables import (
-    Ledger,
-    Matched,
-    Outcome,
+from reports.pairs import (
+    Group,
     Quantity,
+    Side,
     cell,
     distinct,
     last_in_common,
     matched,
-    outcomes,
     run_cell,
     values,
 )
+from reports.tables import LOADING_SETTINGS, Ledger, Outcome, outcomes
 from reports.words import listed, schedule
 
 # What every noise schedule reaches, in words.
 LOSS_LEVELS = "the log-SNR levels \N{MINUS SIGN}3, 0, 3 and 6"
-
-
-def per_image(outcome: Outcome) -> float | None:
-    """Training seconds for an image seen."""
-    return outcome.train_seconds_per_image
 
 
 def eps_loss(outcome: Outcome) -> float | None:
@@ -40,20 +35,91 @@ def eps_loss(outcome: Outcome) -> float | None:
     return loss if loss is not None and 0 < loss < math.inf else None
 
 
-PER_IMAGE = Quantity("training s an image", per_image)
-TRAIN_SECONDS = Quantity("training seconds", lambda outcome: outcome.group_seconds("train"))
-TOTAL_SECONDS = Quantity("total seconds", lambda outcome: outcome.total_seconds, shared=True)
-EPS_LOSS = Quantity("held-out loss", eps_loss, same_for_loaders=True, of_seeds=True)
+def finite_score(name: str, outcome: Outcome) -> float | None:
+    """A score; None where it is missing, NaN or infinite."""
+    score = outcome.score(name)
+    return score if score is not None and math.isfinite(score) else None
 
-Arm = tuple[str, str]
 
-# What may differ between restorations that are compared.
+PER_IMAGE = Quantity(
+    "training seconds an image", lambda one: one.train_seconds_per_image, "longer", "shorter"
+)
+TRAIN_SECONDS = Quantity(
+    "training seconds", lambda one: one.group_seconds("train"), "longer", "shorter"
+)
+TOTAL_SECONDS = Quantity(
+    "total seconds", lambda one: one.total_seconds, "longer", "shorter", shared=True
+)
+EPS_LOSS = Quantity(
+    "held-out loss", eps_loss, "higher", "lower", same_for_loaders=True, of_seeds=True
+)
+KID = Quantity(
+    "KID",
+    lambda one: finite_score("kid_efflite0", one),
+    "higher",
+    "lower",
+    unit="",
+    margin=None,
+    same_for_loaders=True,
+    of_seeds=True,
+)
+ALL_PAIRS_PSNR = Quantity(
+    "all-pairs PSNR",
+    lambda one: finite_score("all_pairs_psnr", one),
+    "higher",
+    "lower",
+    unit="dB",
+    margin=PSNR_MARGIN,
+    of_seeds=True,
+)
+PAIRED_PSNR = Quantity(
+    "PSNR",
+    lambda one: finite_score("paired_psnr", one),
+    "better",
+    "worse",
+    unit="dB",
+    margin=PSNR_MARGIN,
+    of_seeds=True,
+)
+
+ON_IMAGES: Side = {"train_on": "images"}
+ON_DIP: Side = {"train_on": "dip"}
+LINEAR: Side = {"beta_schedule": "linear"}
+COSINE: Side = {"beta_schedule": "squaredcos_cap_v2"}
+FIRST_RUN: Side = {"repeat": 1}
+RUN_AGAIN: Side = {"repeat": 2}
+# The loaders that keep images as tensors; the published one first.
+KEPT = ("list", "memory")
+
+
+class Arm(NamedTuple):
+    """What is trained on, and how its batches come about."""
+
+    train_on: str
+    loader: str
+    num_workers: int
+    flip: str
+
+    @property
+    def loading(self) -> str:
+        """decode, 2 workers."""
+        return f"{self.loader}, {self.num_workers} workers" if self.num_workers else self.loader
+
+    def __str__(self) -> str:
+        return f"{self.train_on}, {self.loading}"
+
+
+# What may differ between restorations that are compared, the seed aside.
 HOW_RESTORED = (
+    "condition_on",
+    "sampler",
     "start_from",
     "num_inference_steps",
+    "timestep_spacing",
     "t0",
     "start_image_weight",
     "start_noise_weight",
+    "blur_sigma",
 )
 
 
@@ -61,12 +127,17 @@ HOW_RESTORED = (
 class Reference:
     """The cell in which the arms are shown side by side.
 
-    arms: an outcome of each (train_on, loader), all after the same epochs, without repeats
+    arms: after the same epochs, an outcome a seed, without repeats
     """
 
     words: str
     key: str
-    arms: dict[Arm, Outcome]
+    arms: dict[Arm, Group]
+
+    @cached_property
+    def by_target(self) -> dict[str, Group]:
+        """Of each train_on, in the way of loading that the most of them share."""
+        return {arm.train_on: self.arms[arm] for arm in of_one_loading(self.arms)}
 
 
 @dataclass(frozen=True)
@@ -97,11 +168,11 @@ class Report:
 
     @cached_property
     def restored(self) -> list[Outcome]:
-        """The largest set of restorations of the same images by the same net."""
+        """The largest set of restorations of the same images by nets of the same settings."""
         sets: dict[str, list[Outcome]] = {}
         for outcome in self.ok:
             if outcome.settings["task"] == "restore" and outcome.record.repeat == 1:
-                sets.setdefault(cell(outcome, *HOW_RESTORED), []).append(outcome)
+                sets.setdefault(cell(outcome, "seed", *HOW_RESTORED), []).append(outcome)
         return max(sets.values(), key=len, default=[])
 
     @property
@@ -113,77 +184,95 @@ class Report:
             return f"{self.run.resume} --retry-failed"
         return None
 
-    def pairs(
-        self, quantity: Quantity, factor: str, base: Setting, other: Setting
-    ) -> list[Matched]:
-        """Training runs that differ in one factor, each pair after as many epochs on both sides."""
-        return last_in_common(matched(distinct(self.generated, quantity), factor, base, other))
+    def groups(self, quantity: Quantity, *sides: Side) -> list[Group]:
+        """Training runs that differ in what the sides name alone, each group after as many epochs
+        on all sides."""
+        return last_in_common(matched(distinct(self.generated, quantity), *sides))
 
-    def pair_values(
-        self, quantity: Quantity, factor: str, base: Setting, other: Setting
-    ) -> list[Pair]:
+    def pairs(self, quantity: Quantity, base: Side, other: Side) -> list[Pair]:
         """The values of the quantity, pair by pair."""
-        return values(self.pairs(quantity, factor, base, other), quantity)
+        return values(self.groups(quantity, base, other), quantity)
 
-    def ratio(
-        self, quantity: Quantity, factor: str, base: Setting, other: Setting
-    ) -> Effect | None:
-        """other / base over all pairs; None without one."""
-        return paired_ratio(self.pair_values(quantity, factor, base, other))
+    def effect(self, quantity: Quantity, base: Side, other: Side) -> Effect | None:
+        """other against base over all pairs; None without one."""
+        return quantity.effect(self.pairs(quantity, base, other))
+
+    def again(self, quantity: Quantity) -> Effect | None:
+        """A-vs-A: of cases that ran twice, the second run against the first."""
+        return self.effect(quantity, FIRST_RUN, RUN_AGAIN)
+
+    def judge(self, quantity: Quantity, base: Side, other: Side) -> Verdict:
+        """The word for an effect, beside its A-vs-A."""
+        return quantity.judge(self.effect(quantity, base, other), [self.again(quantity)])
 
     @cached_property
     def dip_time(self) -> Effect | None:
         """Training seconds an image, DIP outputs / images, at equal settings."""
-        return self.ratio(PER_IMAGE, "train_on", "images", "dip")
+        return self.effect(PER_IMAGE, ON_IMAGES, ON_DIP)
 
     @cached_property
-    def loader_time(self) -> Effect | None:
-        """Training seconds an image, decode / memory, at equal settings."""
-        return self.ratio(PER_IMAGE, "loader", "memory", "decode")
+    def square(self) -> tuple[str, TwoByTwo] | None:
+        """The loader that keeps its images, and the 2 x 2 of target and loader on the seconds of a
+        training image: a is decode against that loader, b is DIP outputs against images."""
+        for kept in KEPT:
+            groups = self.groups(PER_IMAGE, *square_sides(kept))
+            measured = []
+            for group in groups:
+                neither, a, b, both = (one.train_seconds_per_image or 0.0 for one in group)
+                measured.append(Quad(neither, a, b, both, PER_IMAGE.executions(*group)))
+            effects = two_by_two(measured)
+            if effects is not None:
+                return kept, effects
+        return None
 
     @cached_property
-    def dip_loss(self) -> Effect | None:
-        """Held-out loss after the last milestone, DIP outputs / images, at equal settings."""
-        return self.ratio(EPS_LOSS, "train_on", "images", "dip")
-
-    @cached_property
-    def dip_total(self) -> Effect | None:
-        """Total seconds of an outcome, priors included, DIP outputs / images."""
-        return self.ratio(TOTAL_SECONDS, "train_on", "images", "dip")
-
-    @cached_property
-    def repeat_time(self) -> Effect | None:
-        """A-vs-A: training seconds an image of a case that ran twice, second / first."""
-        return self.ratio(PER_IMAGE, "repeat", 1, 2)
-
-    @cached_property
-    def cells(self) -> list[dict[Arm, Outcome]]:
-        """The arms of each setting, equal in all but what is trained on and how it is read."""
-        cells: dict[str, dict[Arm, Outcome]] = {}
+    def cells(self) -> list[dict[Arm, Group]]:
+        """The arms of each setting, equal in all but what is trained on and how it is loaded."""
+        cells: dict[tuple[str, float], dict[Arm, dict[int, Outcome]]] = {}
         for outcome in self.generated:
             if outcome.record.repeat == 1:
-                cells.setdefault(setting_key(outcome), {}).setdefault(arm_of(outcome), outcome)
-        return list(cells.values())
-
-    def side_by_side(self, *arms: Arm) -> list[list[Outcome]]:
-        """The outcomes of these arms, at the last milestone that the runs of all of them have."""
-        last: dict[tuple[str, ...], list[Outcome]] = {}
-        for of_cell in self.cells:
-            if all(arm in of_cell for arm in arms):
-                found = [of_cell[arm] for arm in arms]
-                runs = tuple(outcome.record.unit for outcome in found)
-                if runs not in last or found[0].number("epochs") > last[runs][0].number("epochs"):
-                    last[runs] = found
-        return list(last.values())
+                arms = cells.setdefault((facet_key(outcome), outcome.number("epochs")), {})
+                arms.setdefault(arm_of(outcome), {}).setdefault(outcome.record.seed, outcome)
+        return [
+            {arm: tuple(seeds[seed] for seed in sorted(seeds)) for arm, seeds in arms.items()}
+            for arms in cells.values()
+        ]
 
     @cached_property
     def reference(self) -> Reference | None:
         """The cell with the most arms; of those the largest. None without a finished generation."""
         if not self.cells:
             return None
-        arms = max(self.cells, key=lambda arms: (len(arms), *_size(next(iter(arms.values())))))
-        first = next(iter(arms.values()))
+        arms = max(self.cells, key=lambda arms: (len(arms), *_size(_any_of(arms))))
+        first = _any_of(arms)
         return Reference(f"{cell_words(first)}, {epochs_of([first])}", facet_key(first), arms)
+
+
+def square_sides(kept: str) -> list[Side]:
+    """neither, a = decode, b = DIP, both."""
+    return [
+        {"train_on": train_on, "loader": loader}
+        for train_on in ("images", "dip")
+        for loader in (kept, "decode")
+    ]
+
+
+def of_one_loading(arms: Mapping[Arm, Any]) -> list[Arm]:
+    """An arm of each train_on: of the way of loading that the most of them have, memory first."""
+    ways = {arm[1:] for arm in arms}
+    order = {loader: place for place, loader in enumerate(("memory", "list", "decode"))}
+    ranked = sorted(
+        ways,
+        key=lambda way: (-sum(arm[1:] == way for arm in arms), order.get(way[0], 9), *way[1:]),
+    )
+    return [
+        Arm(target, *next(way for way in ranked if (target, *way) in arms))
+        for target in dict.fromkeys(arm.train_on for arm in arms)
+    ]
+
+
+def _any_of(arms: Mapping[Arm, Group]) -> Outcome:
+    return next(iter(arms.values()))[0]
 
 
 def _size(outcome: Outcome) -> tuple[float, ...]:
@@ -196,27 +285,25 @@ def epochs_of(found: Iterable[Outcome]) -> str:
     return f"{listed(levels, 'or')} {'epoch' if levels == [1] else 'epochs'}"
 
 
-def setting_key(outcome: Outcome) -> str:
-    """What the arms of a comparison have in common, epochs and seed included."""
-    epochs = outcome.number("epochs")
-    return f"{run_cell(outcome, 'train_on', 'loader', 'repeat')} after {epochs:g}"
-
-
 def facet_key(outcome: Outcome) -> str:
     """What is drawn together: the arms, repeats and seeds of one setting."""
-    return run_cell(outcome, "train_on", "loader", "repeat", "seed")
+    return run_cell(outcome, "train_on", *LOADING_SETTINGS, "repeat", "seed")
 
 
 def arm_of(outcome: Outcome) -> Arm:
-    """What is trained on, and through which loader."""
-    return str(outcome.settings["train_on"]), str(outcome.settings["loader"])
+    settings = outcome.settings
+    return Arm(
+        str(settings["train_on"]),
+        str(settings["loader"]),
+        int(outcome.number("num_workers")),
+        str(settings["flip"]),
+    )
 
 
 def cell_words(outcome: Outcome) -> str:
-    """64 images, 1000 linear; with a seed if it is not 0."""
-    settings, seed = outcome.settings, outcome.record.seed
-    words = (
+    """64 images, 1000 linear."""
+    settings = outcome.settings
+    return (
         f"{settings['num_images']} images, "
         f"{schedule(settings['num_train_timesteps'], settings['beta_schedule'])}"
     )
-    return words if seed == 0 else f"{words}, seed {seed}"

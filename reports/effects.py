@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
-from bench.stats import Effect, Pair
+from bench.stats import MIN_EXECUTIONS, Effect, Pair, effect_of
+from bench.verdicts import Verdict
 from reports.blocks import Cell, Table, raw_table
 from reports.context import Report
 from reports.figures.plots import ForestRow
+from reports.pairs import Group, Quantity
 from reports.tables import Outcome
-from reports.words import number, of_how_many_seeds, times
+from reports.words import number, of_how_many_seeds, signed, verdict_word
 
 NOT_MEASURED = "not measured here"
+VERDICT_COLUMNS = ("effect", "95 % interval", "pairs", "sign-flip p", "word")
 
 
-def missing(report: Report, what: str) -> str:
-    """The one line of a section without data."""
-    made = "`python -m bench run quick`"
+def missing(report: Report, what: str, suite: str = "quick") -> str:
+    """The one line of a section without data; suite: one that makes it."""
+    made = f"`python -m bench run {suite}`"
     if report.how_to_complete is not None:
         made = f"`{report.how_to_complete}` if this suite has it, else by {made}"
     return f"No {what} in this run. It is made by {made}."
@@ -42,21 +46,73 @@ def _effect_values(effect: Effect | None) -> list[float | None]:
     return [effect.mean, effect.low, effect.high, effect.p] if effect else [None] * 4
 
 
-def effect_cells(effect: Effect | None, *, of_seeds: bool = False) -> list[Cell]:
-    """Ratio, interval, pairs and p; what there is none of is a dash."""
+def verdict_cells(verdict: Verdict, quantity: Quantity) -> list[Cell]:
+    """Those of VERDICT_COLUMNS; what there is none of is a dash."""
+    effect, unit = verdict.effect, quantity.unit or ""
     if effect is None:
-        return [Cell(NOT_MEASURED, None), Cell("–", None), Cell("0", 0), Cell("–", None)]
-    interval = f"{of_how_many_seeds(effect)}, no interval" if of_seeds else "no interval"
+        dash = Cell("–", None)
+        return [Cell(NOT_MEASURED, None), dash, Cell("0", 0), dash, dash]
+    interval = "no interval"
     if effect.low is not None and effect.high is not None:
-        interval = f"{times(effect.low)} to {times(effect.high)}"
+        low, high = (signed(effect, end, unit) for end in (effect.low, effect.high))
+        interval = f"{low} to {high}"
+    pairs = str(effect.pairs)
+    if quantity.of_seeds:
+        pairs += f" of {of_how_many_seeds(effect)}"
+    elif effect.n < effect.pairs:
+        pairs += f", {effect.n} independent"
+    word = verdict_word(verdict, unit, of_seeds=quantity.of_seeds)
     return [
-        Cell(times(effect.mean), effect.mean),
+        Cell(signed(effect, effect.mean, unit), effect.mean),
         Cell(interval, effect.low),
-        Cell(str(effect.pairs), effect.pairs),
+        Cell(pairs, effect.pairs),
         Cell(number(effect.p), effect.p),
+        Cell(word, word),
     ]
 
 
-def processes(*outcomes: Outcome) -> frozenset[str]:
-    """Those that the outcomes were measured in."""
-    return frozenset(outcome.record.unit for outcome in outcomes)
+def over_seeds(values: Sequence[float]) -> Effect:
+    """The mean of a value a seed, with its interval where there are seeds enough."""
+    effect = effect_of(values)
+    if effect.n >= MIN_EXECUTIONS:
+        return effect
+    return replace(effect, low=None, high=None, p=None, standard_error=None)
+
+
+def mean_by_seed(found: Iterable[Outcome], quantity: Quantity) -> Effect | None:
+    """Over seeds, of each the first outcome that has the quantity; None if none has it."""
+    values: dict[int, float] = {}
+    for outcome in found:
+        value = quantity.of(outcome)
+        if value is not None:
+            values.setdefault(outcome.record.seed, value)
+    return over_seeds(list(values.values())) if values else None
+
+
+def mean_of(group: Group, quantity: Quantity) -> Effect | None:
+    """As `mean_by_seed`, of a group with an outcome a seed; None unless all have the quantity."""
+    whole = all(quantity.of(outcome) is not None for outcome in group)
+    return mean_by_seed(group, quantity) if whole else None
+
+
+def middle(effect: Effect | None) -> float | None:
+    return None if effect is None else effect.mean
+
+
+def mean_words(effect: Effect | None, form: Callable[[float | None], str] = number) -> str:
+    """1.23 (1.10 to 1.36); an unknown is a dash."""
+    if effect is None or effect.low is None or effect.high is None:
+        return form(middle(effect))
+    return f"{form(effect.mean)} ({form(effect.low)} to {form(effect.high)})"
+
+
+def mean_cell(effect: Effect | None, form: Callable[[float | None], str] = number) -> Cell:
+    return Cell(mean_words(effect, form), middle(effect))
+
+
+def seeds_of(groups: Iterable[Group]) -> str:
+    """6 seeds; 5 to 6 seeds."""
+    counts = sorted({len(group) for group in groups})
+    if counts == [1]:
+        return "one seed"
+    return f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds"

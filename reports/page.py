@@ -15,8 +15,18 @@ from bench.records import UserError
 from reports.blocks import Section
 from reports.context import Report
 from reports.load import Loaded, plain_text
-from reports.sections import cost, grid, published, quality
+from reports.sections import quality
 from reports.sections import run as about_run
+from reports.sections.answer import answer
+from reports.sections.arms import arms
+from reports.sections.ledger import ledger
+from reports.sections.loaders import loaders
+from reports.sections.loss import loss
+from reports.sections.noise import noise
+from reports.sections.pictures import pictures
+from reports.sections.published import published
+from reports.sections.restoration import restoration
+from reports.sections.scaling import scaling
 from reports.tables import results
 from reports.words import plural
 
@@ -56,19 +66,20 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def _sections(report: Report, csv: str) -> list[Section]:
-    shown, scored = grid.pictures(report), quality.quality(report)
+    shown, scored = pictures(report), quality.quality(report)
     # Noise is judged by looking at it, not by a score of it.
     near_noise = quality.near_noise(report) is not None
     return [
-        cost.answer(report),
-        published.published(report),
-        quality.loss(report),
-        cost.loaders(report),
-        cost.ledger(report),
+        answer(report),
+        published(report),
+        arms(report),
+        loss(report),
+        loaders(report),
+        ledger(report),
         *((shown, scored) if near_noise else (scored, shown)),
-        quality.restoration(report),
-        grid.scaling(report),
-        cost.noise(report),
+        restoration(report),
+        scaling(report),
+        noise(report),
         about_run.results(report, csv),
         # After all others: it tells which artifacts they could not read.
         about_run.troubles(report),

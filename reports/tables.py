@@ -1,4 +1,4 @@
-"""Outcomes with what they cost, joined by key, and the pairs that differ in one factor."""
+"""Outcomes with what they cost, joined by key, and the table of them."""
 
 from __future__ import annotations
 
@@ -10,28 +10,44 @@ from functools import cached_property
 import pandas as pd
 
 from bench.records import Costs, Record, Setting, StageRow
-from bench.stats import Pair
 from reports.load import Loaded, plain_text
 
-TRAIN, SAMPLE = "train_ddpm", "sample"
-# Where a stage's seconds are shown. What is not named here is "other".
+TRAIN, SAMPLE, FIT = "train_ddpm", "sample", "fit_priors"
+# Where a stage's seconds are shown. A name that is not here is that of a function of the user's: it
+# makes a target or a start, as the stages of "priors" do, and stands with them.
 GROUP_OF = {
     "prepare": "prepare",
     "degrade": "prepare",
     # The priors, and what it takes to put them, or what stands in for them, where they are used.
     "take": "priors",
-    "fit_priors": "priors",
+    FIT: "priors",
     "join": "priors",
     "encode": "priors",
-    "blur": "priors",
+    "dip_targets": "priors",
+    "blur_targets": "priors",
+    "start_degraded": "priors",
+    "start_dip": "priors",
+    "start_blur": "priors",
+    "start_nlm": "priors",
+    "start_tv": "priors",
+    "start_mean": "priors",
+    "start_nearest": "priors",
+    "start_original": "priors",
     TRAIN: "train",
     SAMPLE: "sample",
+    # Puts a start in the place of samples, where no net is asked.
+    "as_samples": "sample",
+    "as_images": "score",
+    "extract_features": "score",
     "score_anchors": "score",
+    "score_priors": "score",
     "score_net": "score",
     "score_generation": "score",
+    "score_features": "score",
     "score_restoration": "score",
+    "score_start": "score",
 }
-GROUPS = ("prepare", "priors", "train", "sample", "score", "other")
+GROUPS = ("prepare", "priors", "train", "sample", "score")
 # What the training run of an outcome does not depend on.
 OUTCOME_SETTINGS = frozenset(
     {
@@ -49,19 +65,28 @@ OUTCOME_SETTINGS = frozenset(
         "blur_sigma",
     }
 )
+# How the batches of a training run come about.
+LOADING_SETTINGS = ("loader", "num_workers", "flip")
 
 # What tells outcomes apart at first sight, in the order in which they are sorted.
 MAIN_SETTINGS = (
     "task",
+    "protocol",
     "train_on",
-    "loader",
+    "condition_on",
+    *LOADING_SETTINGS,
     "num_images",
     "num_train_timesteps",
     "beta_schedule",
     "epochs",
     "start_from",
+    "t0",
+    "sampler",
     "num_inference_steps",
+    "num_samples",
 )
+# Without these an outcome can be told from no other.
+NEEDED_SETTINGS = frozenset(MAIN_SETTINGS) - {"protocol"}
 
 
 class Ledger(Costs):
@@ -113,8 +138,17 @@ class Outcome:
     made_start: frozenset[str]
 
     @property
+    def failure(self) -> str | None:
+        """Why it has nothing to show; None if it has."""
+        record = self.record
+        if record.status != "ok":
+            return record.error or record.status
+        missing = sorted(NEEDED_SETTINGS - record.settings.keys())
+        return f"its record has no setting {', '.join(missing)}" if missing else None
+
+    @property
     def ok(self) -> bool:
-        return self.record.status == "ok"
+        return self.failure is None
 
     @property
     def settings(self) -> dict[str, Setting]:
@@ -139,7 +173,7 @@ class Outcome:
         return sum(known) if len(known) == len(seconds) else None
 
     def group_seconds(self, group: str) -> float | None:
-        return self.seconds(lambda charge: GROUP_OF.get(charge.function or "", "other") == group)
+        return self.seconds(lambda charge: group_of(charge) == group)
 
     @cached_property
     def total_seconds(self) -> float | None:
@@ -157,6 +191,22 @@ class Outcome:
         return self.seconds(lambda charge: charge.key in self.made_start)
 
     @property
+    def restoring_seconds(self) -> float | None:
+        """Of an image restored: to make its start, or its condition, and to sample."""
+        made, sampled = self.start_seconds, self.group_seconds("sample")
+        if made is None or sampled is None:
+            return None
+        # Conditions are of all held-out images, starts of those that are restored.
+        conditioned = self.settings["condition_on"] != "nothing"
+        starts = self.number("num_held_out" if conditioned else "num_samples")
+        return made / starts + sampled / self.number("num_samples")
+
+    @property
+    def from_priors(self) -> bool:
+        """Whether it took a DIP of what was to be restored."""
+        return any(c.function == FIT and c.key in self.made_start for c in self.bill)
+
+    @property
     def train_rows(self) -> list[StageRow]:
         """The rows with the figures of the training run, from its first part to its last."""
         rows = [charge.paid for charge in self.bill if charge.function == TRAIN]
@@ -171,6 +221,11 @@ class Outcome:
     def train_seconds_per_image(self) -> float | None:
         seconds = self.group_seconds("train")
         return seconds / self.images_seen if seconds else None
+
+    @property
+    def wait_seconds_per_image(self) -> float | None:
+        waited = self.data_wait_seconds
+        return None if waited is None else waited / self.images_seen
 
     @property
     def data_wait_seconds(self) -> float | None:
@@ -197,6 +252,10 @@ class Outcome:
         return max((reading for reading in readings if reading is not None), default=None)
 
 
+def group_of(charge: Charge) -> str | None:
+    return None if charge.function is None else GROUP_OF.get(charge.function, "priors")
+
+
 def outcomes(run: Loaded) -> list[Outcome]:
     """Every record with its bill, in an order that depends on the settings alone."""
     ledger = Ledger(run.plan, run.rows)
@@ -214,8 +273,7 @@ def _outcome(record: Record, ledger: Ledger) -> Outcome:
     made_start = {
         charge.key
         for charge in bill
-        if charge.key in made_samples - made_net
-        and GROUP_OF.get(charge.function or "") not in ("prepare", "sample")
+        if charge.key in made_samples - made_net and group_of(charge) not in ("prepare", "sample")
     }
     return Outcome(record, bill, frozenset(made_net), frozenset(made_start))
 
@@ -227,11 +285,14 @@ def _order(outcome: Outcome) -> tuple[object, ...]:
     return (*values, record.seed, record.case_id, record.repeat)
 
 
+_BASELINES = (None, "images", "nothing", "memory", "noise")
+
+
 def _sortable(value: Setting) -> tuple[int, float, str]:
     """Numbers by value; of words the baselines first."""
     if isinstance(value, int | float):
         return (0, float(value), "")
-    return (1, 0.0, "" if value in (None, "images", "memory", "noise") else str(value))
+    return (1, 0.0, "" if value in _BASELINES else str(value))
 
 
 # The table -------------------------------------------------------------------------------------
@@ -273,14 +334,14 @@ def _result(outcome: Outcome, functions: Iterable[str]) -> dict[str, object]:
         "seed": record.seed,
         "unit": record.unit,
         "status": record.status,
-        "error": None if record.error is None else plain_text(record.error),
+        "error": None if outcome.failure is None else plain_text(outcome.failure),
         **{name: _cell(value) for name, value in record.settings.items()},
         **record.scores,
         **{f"{group}_seconds": outcome.group_seconds(group) for group in GROUPS},
         "total_seconds": outcome.total_seconds,
         "net_seconds": outcome.net_seconds,
         "start_seconds": outcome.start_seconds,
-        "train_seconds_per_image": outcome.train_seconds_per_image,
+        "train_seconds_per_image": outcome.train_seconds_per_image if outcome.ok else None,
         "data_wait_seconds": outcome.data_wait_seconds,
         "first_step_seconds": outcome.first_step_seconds,
         "median_step_seconds": outcome.median_step_seconds,
@@ -299,109 +360,3 @@ def _stage_seconds(outcome: Outcome, function: str) -> float | None:
 def _cell(value: Setting) -> str | int | float | bool | None:
     """A setting that is a tuple as text, so that the column has one type."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else value
-
-
-# Pairs -----------------------------------------------------------------------------------------
-
-
-def cell(outcome: Outcome, *without: str) -> str:
-    """All the settings and the seed, but for `without`, as a key to match by."""
-    settings = {**outcome.settings, "seed": outcome.record.seed, "repeat": outcome.record.repeat}
-    return repr(sorted((name, value) for name, value in settings.items() if name not in without))
-
-
-def run_cell(outcome: Outcome, *without: str) -> str:
-    """As `cell`, of the training run: the settings of one outcome aside."""
-    return cell(outcome, *OUTCOME_SETTINGS, *without)
-
-
-def factor_value(outcome: Outcome, factor: str) -> Setting:
-    """A setting of an outcome, or its repeat."""
-    return outcome.record.repeat if factor == "repeat" else outcome.settings.get(factor)
-
-
-@dataclass(frozen=True)
-class Matched:
-    """Two outcomes that are equal in everything but one factor."""
-
-    base: Outcome
-    other: Outcome
-
-
-def matched(
-    found: Iterable[Outcome],
-    factor: str,
-    base: Setting,
-    other: Setting,
-) -> list[Matched]:
-    """Pairs of finished outcomes of one `cell`, `factor` aside, in the order of the outcomes."""
-    sides: dict[str, dict[Setting, Outcome]] = {}
-    for outcome in found:
-        repeats = factor == "repeat" or outcome.record.repeat == 1
-        if outcome.ok and repeats and (value := factor_value(outcome, factor)) in (base, other):
-            sides.setdefault(cell(outcome, factor), {}).setdefault(value, outcome)
-    return [Matched(side[base], side[other]) for side in sides.values() if len(side) == 2]
-
-
-def last_in_common(pairs: Iterable[Matched]) -> list[Matched]:
-    """One pair for any two runs: of the last milestone that both have.
-
-    So a measured row counts once, however many outcomes it is charged to.
-    """
-    last: dict[tuple[str, str], Matched] = {}
-    for pair in pairs:
-        runs = pair.base.record.unit, pair.other.record.unit
-        if runs not in last or pair.base.number("epochs") > last[runs].base.number("epochs"):
-            last[runs] = pair
-    return list(last.values())
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """Something measured of an outcome; None where it is not known.
-
-    shared: what it counts was partly measured in other processes, which other outcomes share
-    same_for_loaders: bit for bit the same whatever the loader, so that one loader says all
-    of_seeds: its replicate is the seed of training: nets of one seed share their first weights,
-        the order of their images and all noise, in whatever process they were trained
-    """
-
-    name: str
-    of: Callable[[Outcome], float | None]
-    shared: bool = False
-    same_for_loaders: bool = False
-    of_seeds: bool = False
-
-    def executions(self, outcome: Outcome) -> frozenset[str]:
-        """The replicates that it was measured in: processes, or the seed."""
-        if self.of_seeds:
-            return frozenset({f"seed {outcome.record.seed}"})
-        own = {outcome.record.unit}
-        paid = (
-            {charge.paid.unit for charge in outcome.bill if charge.paid} if self.shared else set()
-        )
-        return frozenset(own | paid)
-
-
-def values(pairs: Iterable[Matched], quantity: Quantity) -> list[Pair]:
-    """The pairs for which both sides have the quantity."""
-    found = []
-    for pair in pairs:
-        base, other = quantity.of(pair.base), quantity.of(pair.other)
-        if base is not None and other is not None:
-            executions = quantity.executions(pair.base) | quantity.executions(pair.other)
-            found.append(Pair(base, other, executions))
-    return found
-
-
-def distinct(found: Iterable[Outcome], quantity: Quantity) -> list[Outcome]:
-    """Without the outcomes that only say again, from another loader, what one in memory says."""
-    outcomes = list(found)
-    if not quantity.same_for_loaders:
-        return outcomes
-    said = {cell(one, "loader") for one in outcomes if one.settings.get("loader") == "memory"}
-    return [
-        one
-        for one in outcomes
-        if one.settings.get("loader") == "memory" or cell(one, "loader") not in said
-    ]

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from bench.stats import Effect
+from bench.verdicts import (
+    EQUAL,
+    MIN_PAIRS,
+    MIN_SEEDS,
+    NOT_DISTINGUISHABLE,
+    TOO_FEW,
+    WITHHELD,
+    Verdict,
+)
 
 NO_BREAK, NARROW_SPACE = "\N{NO-BREAK SPACE}", "\N{NARROW NO-BREAK SPACE}"
 
@@ -57,22 +66,9 @@ def signed_percent(ratio: float) -> str:
     return f"{'+' if change > 0 else ''}{three(change)}{NO_BREAK}%"
 
 
-def change(effect: Effect, more: str, less: str, *, of_seeds: bool = False) -> str:
-    """A ratio as a change in words: 12.0 % longer (7 pairs, 95 % interval +8.10 % to +16.0 %).
-
-    An interval on both sides of no change is said to be so.
-    """
-    said = f"{percent(abs(effect.mean - 1))} {more if effect.mean >= 1 else less}"
-    said += f" ({_rests_on(effect, signed_percent, of_seeds=of_seeds)})"
-    unclear = effect.low is not None and effect.high is not None and effect.low < 1 < effect.high
-    return f"{said}, which this run cannot tell from no change" if unclear else said
-
-
 def half_width(effect: Effect) -> str | None:
     """Half the interval of a ratio, on the logarithmic scale that it is symmetric on: ±3.70 %."""
-    if effect.low is None or effect.high is None:
-        return None
-    return f"±{percent(math.sqrt(effect.high / effect.low) - 1)}"
+    return None if effect.half_width is None else f"±{percent(effect.half_width)}"
 
 
 def plural(count: int, noun: str, nouns: str = "") -> str:
@@ -86,9 +82,38 @@ def listed(numbers: Iterable[float], last: str) -> str:
     return f"{', '.join(before)} {last} {end}" if before else end
 
 
-def ratio_effect(effect: Effect, of: str) -> str:
-    """1.89× the seconds (6 pairs, 95 % interval 1.71× to 2.09×)."""
-    return f"{times(effect.mean)} {of} ({_rests_on(effect, times)})"
+def signed(effect: Effect, value: float, unit: str = "") -> str:
+    """The mean or an end of the effect, as a change: +12.0 %, −0.210 dB; 2.30× of a large one."""
+    if not effect.is_ratio:
+        text = f"{'+' if value > 0 else ''}{three(value)}"
+        return f"{text}{NO_BREAK}{unit}" if unit else text
+    return signed_percent(value) if 0.5 < effect.mean < 2 else times(value)
+
+
+def effect_words(effect: Effect, unit: str = "", *, of_seeds: bool = False) -> str:
+    """+12.0 % (7 pairs, 95 % interval +8.10 % to +16.0 %)."""
+    rests = plural(effect.pairs, "pair")
+    if of_seeds:
+        rests += f" of {of_how_many_seeds(effect)}"
+    elif effect.n < effect.pairs:
+        # Pairs that share a process, such as one fit of the priors, count as one.
+        rests += " that share one measurement" if effect.n == 1 else f", {effect.n} independent"
+    return f"{signed(effect, effect.mean, unit)} ({rests}, {interval_words(effect, unit)})"
+
+
+def interval_words(effect: Effect, unit: str = "") -> str:
+    """95 % interval +8.10 % to +16.0 %; no interval."""
+    if effect.low is None or effect.high is None:
+        return "no interval"
+    low, high = (signed(effect, end, unit) for end in (effect.low, effect.high))
+    return f"95{NO_BREAK}% interval {low} to {high}"
+
+
+def ratio_interval(effect: Effect) -> str:
+    """95 % interval 1.71× to 2.09×; no interval."""
+    if effect.low is None or effect.high is None:
+        return "no interval"
+    return f"95{NO_BREAK}% interval {times(effect.low)} to {times(effect.high)}"
 
 
 def of_how_many_seeds(effect: Effect) -> str:
@@ -96,16 +121,62 @@ def of_how_many_seeds(effect: Effect) -> str:
     return "one seed" if effect.n == 1 else f"{effect.n} seeds"
 
 
-def _rests_on(effect: Effect, form: Callable[[float], str], *, of_seeds: bool = False) -> str:
-    pairs = plural(effect.pairs, "pair")
-    if of_seeds:
-        pairs += f" of {of_how_many_seeds(effect)}"
-    elif effect.n < effect.pairs:
-        # Pairs that share a process, such as one fit of the priors, count as one.
-        pairs += " that share one measurement" if effect.n == 1 else f", {effect.n} independent"
-    if effect.low is None or effect.high is None:
-        return f"{pairs}, no interval"
-    return f"{pairs}, 95{NO_BREAK}% interval {form(effect.low)} to {form(effect.high)}"
+def verdict_word(verdict: Verdict, unit: str = "", *, of_seeds: bool = False) -> str:
+    """The word, with what it needs beside it: equal within 2.00 %; no verdict, 3 more pairs."""
+    effect, word = verdict.effect, verdict.word
+    if effect is None:
+        return word
+    margin, margin_unit = verdict.margin or 0.0, unit
+    if effect.is_ratio:
+        margin, margin_unit = 100 * margin, "%"
+    if word == TOO_FEW:
+        return f"no verdict, it takes {_lacking(effect, of_seeds=of_seeds)}"
+    if word == NOT_DISTINGUISHABLE:
+        half = _size(effect, effect.half_width or 0.0, unit)
+        needed = verdict.pairs_needed
+        enough = f"; some {plural(needed, 'pair')} would show equality" if needed else ""
+        return f"{word} from no effect (half-width {half}{enough})"
+    alone = (
+        f"equal within {margin:g}{NO_BREAK}{margin_unit}"
+        if verdict.alone == EQUAL
+        else verdict.alone
+    )
+    if word != WITHHELD:
+        return alone
+    if verdict.control is None:
+        return f"withheld (alone: {alone}), no case ran twice"
+    ends = verdict.control.interval(0.9)
+    reach = "A-vs-A has no interval"
+    if ends is not None:
+        low, high = (signed(verdict.control, end, unit) for end in ends)
+        reach = f"A-vs-A reaches from {low} to {high}"
+    return f"withheld (alone: {alone}), {reach}"
+
+
+def _size(effect: Effect, value: float, unit: str) -> str:
+    if effect.is_ratio:
+        return percent(value)
+    return f"{three(value)}{NO_BREAK}{unit}" if unit else three(value)
+
+
+def _lacking(effect: Effect, *, of_seeds: bool) -> str:
+    """What a verdict takes beyond what is there: 3 more pairs."""
+    pairs = MIN_PAIRS - (effect.pairs if of_seeds else min(effect.pairs, effect.n))
+    seeds = MIN_SEEDS - effect.n if of_seeds else 0
+    parts = [
+        f"{count} more {noun}{'' if count == 1 else 's'}"
+        for count, noun in ((pairs, "pair"), (seeds, "seed"))
+        if count > 0
+    ]
+    return " and ".join(parts) or "values that are finite"
+
+
+def judged(verdict: Verdict, unit: str = "", *, of_seeds: bool = False) -> str:
+    """+12.0 % (7 pairs, 95 % interval +8.10 % to +16.0 %): longer."""
+    word = verdict_word(verdict, unit, of_seeds=of_seeds)
+    if verdict.effect is None:
+        return word
+    return f"{effect_words(verdict.effect, unit, of_seeds=of_seeds)}: {word}"
 
 
 def bytes_of(count: int | None) -> str:

@@ -126,28 +126,25 @@ def test_a_run_of_everything_is_the_stages_it_needs(
     fit = ["prepare", "fit_priors"] * 3 + ["join"]  # five images, two at a time
     # Three held-out images, each chunk beside its originals.
     start_fit = ["take", "take", "fit_priors"] * 2 + ["join"]
-    of_start = ["score_anchors", "score_priors", "score_priors", "score_net", "score_restoration"]
-    scored = ["score_anchors", "score_priors", "score_net"]
-    restored = [*scored, "score_restoration"]
     assert recorded[1].names == [
         *(*fit, "dip_targets", "encode", "train_ddpm"),
-        *("sample", "prepare", "prepare", *scored, "score_generation"),
-        *("sample", *scored, "degrade", "score_restoration"),
-        *("start_degraded", "sample", *restored),
-        *(*start_fit, "start_dip", "sample", *of_start),
-        *("start_blur", "sample", *restored),
-        *("take", "prepare", "start_nearest", "sample", *restored, "score_start"),
-        "train_ddpm",
-        *("sample", *scored, "score_generation"),
-        *("start_dip", "sample", *of_start),
-        *("start_dip", "as_samples", *(name for name in of_start if name != "score_net")),
+        *("sample", "prepare", "prepare", "score_anchors", "score_priors", "score_net"),
+        "score_generation",
+        *("sample", "degrade", "score_restoration"),
+        *("start_degraded", "sample", "score_restoration"),
+        *(*start_fit, "start_dip", "sample", "score_priors", "score_restoration"),
+        *("start_blur", "sample", "score_restoration"),
+        *("take", "prepare", "start_nearest", "sample", "score_restoration", "score_start"),
+        *("train_ddpm", "sample", "score_net", "score_generation"),
+        *("sample", "score_restoration"),  # from the start that is there
+        *("as_samples", "score_restoration"),
     ]
 
 
 def test_every_argument_is_a_setting_or_the_result_of_a_stage(
     recorded: tuple[list[Outcome], Recording],
 ) -> None:
-    assert len(recorded[1].calls) > 70
+    assert len(recorded[1].calls) > 40
     assert recorded[1].strangers == []
 
 
@@ -159,7 +156,8 @@ def test_stages_are_given_the_context_of_the_run(recorded: tuple[list[Outcome], 
     contexts = [
         call.arguments["context"] for call in recorded[1].calls if "context" in call.arguments
     ]
-    assert len(contexts) == 33
+    # Five fits, two trainings, eight samplings, the anchors, two nets scored, degrade.
+    assert len(contexts) == 19
     assert all(context is CONTEXT for context in contexts)
 
 
@@ -623,7 +621,7 @@ def test_a_result_does_not_share_its_pixels_with_what_it_was_made_of(
             if isinstance(given, ImageSet):
                 assert storage(made) != storage(given.pixels), call.name
                 compared += 1
-    assert compared > 15
+    assert compared > 10
 
 
 @pytest.mark.cuda

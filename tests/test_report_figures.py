@@ -12,11 +12,23 @@ import numpy as np
 import pytest
 from markupsafe import Markup
 
-from bench.stats import Effect
+from bench.stats import Effect, Pair, paired_ratio
 from reports import page, words
-from reports.context import EPS_LOSS, PER_IMAGE, TRAIN_SECONDS, Report
+from reports.context import (
+    EPS_LOSS,
+    FIRST_RUN,
+    ON_DIP,
+    ON_IMAGES,
+    PER_IMAGE,
+    RUN_AGAIN,
+    TRAIN_SECONDS,
+    Report,
+    square_sides,
+)
+from reports.effects import NOT_MEASURED
 from reports.figures import plots, svg
 from reports.figures import quality as plots_quality
+from reports.figures import restoration as plots_restoration
 from reports.load import load_run
 from reports.sections.published import published
 from tests.test_report_tables import (
@@ -65,6 +77,15 @@ def rows_of(source: str, first: str) -> list[list[str]]:
     ]
 
 
+def tables_of(source: str, first: str) -> list[list[list[str]]]:
+    """As `rows_of`, of each of several such tables that are shown; folded ones come last."""
+    tables = re.findall(r"<table.*?</table>", source, re.DOTALL)
+    named = [t for t in tables if text(re.findall(r"<th[^>]*>(.*?)</th>", t)[0]) == first]
+    folded = re.findall(r"<details>.*?</details>", source, re.DOTALL)
+    named.sort(key=lambda table: any(table in details for details in folded))
+    return [rows_of(table, first) for table in named]
+
+
 def close(values: list[str], expected: list[float]) -> bool:
     return [float(value) for value in values] == pytest.approx(expected, rel=1e-5)
 
@@ -82,16 +103,17 @@ def square(path: Path) -> Path:
 
 def test_target_by_loader(tmp_path: Path) -> None:
     found = section(square(tmp_path / "run"), "loaders")
-    assert rows_of(found, "train on") == [
-        ["images", "memory", "50", "5"],
-        ["images", "decode", "62.5", "12.5"],
-        ["dip", "memory", "40", "4"],
-        ["dip", "decode", "62.5", "12.5"],
+    cells, drawn = tables_of(found, "train on")
+    assert [line[:5] for line in cells] == [
+        ["images", "memory", "device", "50.0 ms", "5.00 ms"],
+        ["images", "decode", "device", "62.5 ms", "12.5 ms"],
+        ["dip", "memory", "device", "40.0 ms", "4.00 ms"],
+        ["dip", "decode", "device", "62.5 ms", "12.5 ms"],
     ]
-    effects = rows_of(found, "effect on training seconds an image")
-    # sqrt(1.25 * 1.5625); sqrt(0.8 * 1); 1 / 0.8.
-    assert [line[1] for line in effects] == ["1.40×", "0.894×", "1.25×"]
-    assert "With the decode loader 20.0 % of the training time was waiting" in text(found)
+    assert [[line[2], line[5]] for line in drawn][:2] == [["50", "5"], ["62.5", "12.5"]]
+    effects = rows_of(found, "on training seconds an image")
+    # sqrt(1.25 * 1.5625); sqrt(0.8 * 1); 1.5625 / 1.25.
+    assert [line[1] for line in effects] == ["+39.8 %", "−10.6 %", "+25.0 %", NOT_MEASURED]
 
 
 def test_the_contrast_as_published(tmp_path: Path) -> None:
@@ -106,13 +128,15 @@ def test_a_square_is_of_one_milestone(tmp_path: Path) -> None:
     path = square(tmp_path / "run")
     cut_short(path, "u3")
     report = Report(load_run(path))
-    (arms,) = report.side_by_side(
-        ("images", "memory"), ("dip", "memory"), ("images", "decode"), ("dip", "decode")
+    (four,) = report.groups(PER_IMAGE, *square_sides("memory"))
+    assert [outcome.settings["epochs"] for outcome in four] == [5, 5, 5, 5]
+    (two,) = report.groups(
+        PER_IMAGE,
+        {"train_on": "images", "loader": "decode"},
+        {"train_on": "dip", "loader": "memory"},
     )
-    assert [outcome.settings["epochs"] for outcome in arms] == [5, 5, 5, 5]
-    (two,) = report.side_by_side(("images", "decode"), ("dip", "memory"))
     assert [outcome.settings["epochs"] for outcome in two] == [10, 10]
-    assert "5 epochs, one run each" in text(section(path, "loaders"))
+    assert "5 epochs, mean over one seed" in text(section(path, "loaders"))
     # The memory pair after 10, the decoded pair after 5.
     assert "all else equal and after 5 or 10 epochs on both sides" in text(section(path, "answer"))
     # A row of its own for each setting of the published table, none of which is here.
@@ -143,12 +167,14 @@ def test_seeds_are_paired_with_themselves_and_repeats_with_nobody(tmp_path: Path
         ({"seed": 1, "train_on": "dip"}, 1.0, 0.5),
     ]
     report = Report(load_run(arms_run(tmp_path / "run", *given)))
-    pairs = report.pair_values(TRAIN_SECONDS, "train_on", "images", "dip")
+    pairs = report.pairs(TRAIN_SECONDS, ON_IMAGES, ON_DIP)
     assert [(pair.base, pair.other) for pair in pairs] == [(2.0, 1.6), (4.0, 2.0)]
-    (again,) = report.pair_values(TRAIN_SECONDS, "repeat", 1, 2)
+    (again,) = report.pairs(TRAIN_SECONDS, FIRST_RUN, RUN_AGAIN)
     assert (again.base, again.other) == (2.0, 2.2)
     assert report.reference is not None
-    assert {outcome.record.seed for outcome in report.reference.arms.values()} == {0}
+    assert [
+        [outcome.record.seed for outcome in group] for group in report.reference.arms.values()
+    ] == [[0, 1], [0, 1]]
     assert "(2 pairs of 2 seeds, no interval)" in text(section(report.run.folder, "loss"))
 
 
@@ -157,12 +183,16 @@ def test_loss_of_one_seed_has_no_interval(tmp_path: Path) -> None:
     assert "3 pairs of one seed, no interval" in text(section(path, "answer"))
     assert "3 pairs of one seed, no interval" in text(section(path, "loss"))
     quality = [
-        line for line in rows_of(section(path, "scaling"), "factor") if line[1] == "held-out loss"
+        line
+        for line in rows_of(section(path, "scaling"), "factor")
+        if line[1] == "held-out loss" and line[2] != NOT_MEASURED
     ]
-    assert {line[3] for line in quality if line[2] != "not measured here"} == {
-        "one seed, no interval"
+    assert {line[3] for line in quality} == {"no interval"}
+    assert {line[4] for line in quality} == {"2 of one seed", "6 of one seed"}
+    assert {line[6] for line in quality} == {
+        "no verdict, it takes 4 more pairs and 2 more seeds",
+        "no verdict, it takes 2 more seeds",
     }
-    assert {line[5] for line in quality} == {"–"}
 
 
 def test_loss_of_three_seeds_has_the_interval_over_their_means(tmp_path: Path) -> None:
@@ -175,31 +205,32 @@ def test_loss_of_three_seeds_has_the_interval_over_their_means(tmp_path: Path) -
     path = arms_run(tmp_path / "run", *given)
     means = [math.log(a * b) / 2 for a, b in ratios.values()]
     middle, half = float(np.mean(means)), HALF * float(np.std(means, ddof=1))
-    effect = Report(load_run(path)).dip_loss
+    effect = Report(load_run(path)).effect(EPS_LOSS, ON_IMAGES, ON_DIP)
     assert effect is not None
     assert (effect.n, effect.pairs, effect.p) == (3, 6, 2 / 8)
     assert (effect.low, effect.mean, effect.high) == pytest.approx(
         (math.exp(middle - half), math.exp(middle), math.exp(middle + half))
     )
     said = text(section(path, "loss"))
-    assert "20.9 % higher (6 pairs of 3 seeds, 95 % interval +2.99 % to +41.9 %)" in said
+    assert "+20.9 % (6 pairs of 3 seeds, 95 % interval +2.99 % to +41.9 %): withheld" in said
     (line,) = [
         line
         for line in rows_of(section(path, "scaling"), "factor")
         if line[:2] == ["images: 8 / 4", "held-out loss"]
     ]
     assert " to " in line[3]
-    assert line[4] == "6"
+    assert line[4] == "6 of 3 seeds"
 
 
 def test_scaling(tmp_path: Path) -> None:
     found = section(grid_run(tmp_path / "grid"), "scaling")
     # 16 / 4 images: 4 times the seconds, the same an image; losses 1.16 / 1.04 and 2.16 / 2.04.
-    assert "4× the images took 4.00× the training seconds (4 pairs" in text(found)
+    assert "4× the images, training seconds: 4.00× (4 pairs, 95 % interval" in text(found)
+    assert "no verdict, it takes 2 more pairs" in text(found)
     ratios = {tuple(line[:2]): line[2] for line in rows_of(found, "factor")}
-    assert ratios["images: 16 / 4", "training s an image"] == "1.000×"
-    assert ratios["images: 16 / 4", "held-out loss"] == "1.087×"
-    assert ratios["epochs: 10 / 5", "training s an image"] == "1.000×"
+    assert ratios["images: 16 / 4", "training seconds an image"] == "0 %"
+    assert ratios["images: 16 / 4", "held-out loss"] == "+8.67 %"
+    assert ratios["epochs: 10 / 5", "training seconds an image"] == "0 %"
     assert ratios["epochs: 10 / 5", "held-out loss"] == "0.500×"
     drawn = [line[1:] for line in rows_of(found, "quantity") if line[0] == "training seconds"]
     # In memory 1 s an image and milestone.
@@ -308,23 +339,21 @@ def test_break_even_without_an_interval(tmp_path: Path) -> None:
 def test_the_bills(tmp_path: Path) -> None:
     found = section(toy_run(tmp_path / "toy").finish(), "ledger")
     assert rows_of(found, "arm") == [
-        ["images, memory", "0.8", "0", "4.5", "0.4", "0.35", "0"],
-        ["dip, memory", "0.82", "8.3", "3.6", "0.4", "0.35", "0"],
+        ["images, memory", "0.8", "0", "4.5", "0.4", "0.35"],
+        ["dip, memory", "0.82", "8.3", "3.6", "0.4", "0.35"],
     ]
 
 
 def test_the_loss_curve(tmp_path: Path) -> None:
     found = section(toy_run(tmp_path / "toy").finish(), "loss")
     # 0.3 of preparing and 2.25 or 2.7 a part; 8.3 + 0.5 + 0.02 and 1.8 a part.
-    assert rows_of(found, "setting") == [
-        ["4 images, 1000 linear", arm, seconds, loss]
-        for arm, seconds, loss in (
-            ("images", "2.55", "0.5"),
-            ("images", "4.8", "0.25"),
-            ("images, again", "3", "0.5"),
-            ("images, again", "5.7", "0.25"),
-            ("dip", "10.62", "0.4"),
-            ("dip", "12.42", "0.2"),
+    assert [[*line[:4], line[6]] for line in rows_of(found, "setting")] == [
+        ["4 images, 1000 linear", arm, epochs, seconds, loss]
+        for arm, epochs, seconds, loss in (
+            ("images, memory", "5", "2.55", "0.5"),
+            ("images, memory", "10", "4.8", "0.25"),
+            ("dip, memory", "5", "10.62", "0.4"),
+            ("dip, memory", "10", "12.42", "0.2"),
         )
     ]
     assert "mean over the log-SNR levels −3, 0, 3 and 6, the same noise" in text(found)
@@ -337,7 +366,8 @@ def test_the_loss_curve_leaves_room_for_the_priors(
     monkeypatch.setattr(svg, "render", lambda *given, **_: (given[2](5.0), Markup())[1])
     for name in ("forest", "loaders", "bars", "break_even"):
         monkeypatch.setattr(plots, name, lambda *_: None)
-    for name in ("loss_curve", "loss_facets", "anchors", "restoration", "scaling"):
+    monkeypatch.setattr(plots_restoration, "restoration", lambda *_: None)
+    for name in ("loss_curve", "loss_facets", "anchors", "scaling"):
         monkeypatch.setattr(
             plots_quality, name, lambda *given, name=name: drawn.append((name, given[0]))
         )
@@ -345,10 +375,9 @@ def test_the_loss_curve_leaves_room_for_the_priors(
     (facet,) = [given for name, given in drawn if name == "loss_curve"]
     # 8 of the fit, 0.25 of the join, 0.05 of the encoding.
     assert facet.priors == pytest.approx(8.3)
-    assert [(line.arm, line.faint) for line in facet.lines] == [
-        ("images", False),
-        ("images", True),
-        ("dip", False),
+    assert [(c.arm, c.joined, len(c.points), c.seeds) for c in facet.curves] == [
+        ("images", True, 2, []),
+        ("dip", True, 2, []),
     ]
 
 
@@ -365,12 +394,12 @@ def test_noise_by_stage(tmp_path: Path) -> None:
 
 
 def test_restoration(tmp_path: Path) -> None:
-    found = rows_of(section(toy_run(tmp_path / "toy").finish(), "restoration"), "start")
-    # 22 and 24 dB: t(0.975, 1) * sqrt(2) / sqrt(2). The DIP: 10 log10(4 / 0.01), alike for both.
-    assert found == [
-        ["dip", "5", "4.22", "23", "12.7062"],
-        ["dip", "–", "4.02", "26.0206", "0"],
-    ]
+    found = section(toy_run(tmp_path / "toy").finish(), "restoration")
+    # 4.02 for the start and 0.2 to sample, two images.
+    assert rows_of(found, "way") == [["dip, ddim, 5 steps", "2.11", "23", "–", "–", "1"]]
+    assert "dip, ddim, 5 steps 23.0 dB in 2.11 s; the degraded input itself has 21.0 dB" in text(
+        found
+    )
 
 
 def in_chunks(path: Path) -> Path:
@@ -391,33 +420,27 @@ def in_chunks(path: Path) -> Path:
     }
     folder.unit("priors", rows, artifacts=kept)
     loaded = [row("u", one.key, one.function, None, *one.parents) for one in rows]
-    made = [row("u", "net", "train_ddpm", 1.0)]
+    made = [row("u", "net", "train_ddpm", 1.0), row("u", "start", "start_dip", 0.5, "joined")]
     found = []
     for taken in (10, 5):
-        made.append(row("u", f"sampled-{taken}", "sample", taken / 10, "net", "joined"))
-        of = case(epochs=10, task="restore", start_from="dip", num_inference_steps=taken)
-        keys = [*(one.key for one in loaded), "net", f"sampled-{taken}"]
+        made.append(row("u", f"sampled-{taken}", "sample", taken / 10, "net", "start"))
+        scored = f"scored-{taken}"
+        parents = (f"sampled-{taken}", "held", "degraded")
+        made.append(row("u", scored, "score_restoration", 0.1, *parents))
+        of = case(
+            epochs=10, task="restore", start_from="dip", num_inference_steps=taken, num_samples=3
+        )
+        keys = [*(one.key for one in loaded), "net", "start", f"sampled-{taken}", scored]
         found.append(record("u", keys, f"sampled-{taken}", of, paired_psnr=20.0 + taken))
     pictures = {f"sampled-{taken}": {"images": images(3, 0.0)} for taken in (5, 10)}
     folder.unit("u", loaded + made, found, needs=("priors",), artifacts=pictures)
     return folder.finish()
 
 
-def test_a_dip_alone_is_of_all_chunks(tmp_path: Path) -> None:
-    path = in_chunks(tmp_path / "run")
-    (alone,) = [line for line in rows_of(section(path, "restoration"), "start") if line[1] == "–"]
-    each = [10 * math.log10(4 / d**2) for d in (0.1, 0.1, 0.2)]
-    half = HALF * float(np.std(each, ddof=1))
-    assert close(alone[2:], [4.5, float(np.mean(each)), half])
-    # Seconds of both chunks and pictures of one would not belong together.
-    (path / "units/priors/artifacts/second.safetensors").unlink()
-    assert all(line[1] != "–" for line in rows_of(section(path, "restoration"), "start"))
-
-
 def test_restored_pictures_are_those_of_the_most_steps(tmp_path: Path) -> None:
     found = text(section(in_chunks(tmp_path / "run"), "pictures"))
-    assert "from dip, 10 steps" in found
-    assert "from dip, 5 steps" not in found
+    assert "dip, ddim, 10 steps" in found
+    assert "dip, ddim, 5 steps" not in found
 
 
 def test_a_level_that_a_schedule_does_not_reach_is_null(tmp_path: Path) -> None:
@@ -427,18 +450,21 @@ def test_a_level_that_a_schedule_does_not_reach_is_null(tmp_path: Path) -> None:
         file.read_text().replace('"eps_loss":', '"eps_loss_at_log_snr_-6":0.1,"eps_loss":')
     )
     report = Report(load_run(path))
-    assert report.dip_loss is not None
+    assert report.pairs(EPS_LOSS, ON_IMAGES, ON_DIP)
     assert "eps_loss_at_log_snr_-6" in section(path, "results")
 
 
 def test_half_the_width_of_a_ratio() -> None:
-    assert words.half_width(Effect(1.0, 0.8, 1.25, 3, None, 3)) == "±25.0\N{NO-BREAK SPACE}%"
+    effect = paired_ratio([Pair(1.0, r, frozenset({str(r)})) for r in (0.8, 1.0, 1.25)])
+    assert effect is not None
+    wide = 100 * (math.exp(HALF * math.log(1.25)) - 1)
+    assert words.half_width(effect) == f"±{wide:.1f}\N{NO-BREAK SPACE}%"
     assert words.half_width(Effect(1.0, None, None, 2, None, 2)) is None
 
 
 def test_quantities_know_their_replicate(tmp_path: Path) -> None:
     report = Report(load_run(square(tmp_path / "run")))
-    (first, *_) = report.pair_values(PER_IMAGE, "train_on", "images", "dip")
+    (first, *_) = report.pairs(PER_IMAGE, ON_IMAGES, ON_DIP)
     assert first.executions == {"u0", "u1"}
-    (loss,) = report.pair_values(EPS_LOSS, "train_on", "images", "dip")
+    (loss,) = report.pairs(EPS_LOSS, ON_IMAGES, ON_DIP)
     assert loss.executions == {"seed 0"}

@@ -5,6 +5,7 @@ The folder has two units of priors, a training run on images and its repeat, and
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import io
 import json
@@ -18,7 +19,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save
 
-from bench import records
+from bench import records, suite
 from bench.records import (
     Case,
     Environment,
@@ -30,13 +31,39 @@ from bench.records import (
     UnitSpec,
     UnitSummary,
 )
-from reports.context import EPS_LOSS, PER_IMAGE, TOTAL_SECONDS, Report
+from bench.stats import Effect
+from dipddpm import arms
+from reports.context import (
+    EPS_LOSS,
+    FIRST_RUN,
+    ON_DIP,
+    ON_IMAGES,
+    PER_IMAGE,
+    RUN_AGAIN,
+    TOTAL_SECONDS,
+    Report,
+)
 from reports.load import load_run
-from reports.tables import GROUPS, Ledger, Outcome, outcomes, results
+from reports.tables import (
+    GROUP_OF,
+    GROUPS,
+    NEEDED_SETTINGS,
+    OUTCOME_SETTINGS,
+    Ledger,
+    Outcome,
+    outcomes,
+    results,
+)
+
+ROOT = Path(__file__).parents[1]
 
 BASE: dict[str, Setting] = {
+    "protocol": "corrected",
     "train_on": "images",
+    "condition_on": "nothing",
     "loader": "memory",
+    "num_workers": 0,
+    "flip": "device",
     "image_size": 8,
     "num_images": 4,
     "num_held_out": 2,
@@ -48,6 +75,7 @@ BASE: dict[str, Setting] = {
     "max_grad_norm": 1.0,
     "epochs": 5,
     "task": "generate",
+    "sampler": "ddim",
     "num_inference_steps": 20,
     "num_samples": 2,
     "start_from": "noise",
@@ -127,8 +155,9 @@ class Folder:
         ]
         spec = UnitSpec(
             unit=name,
-            kind="train" if wanted else "priors",
+            kind="train" if wanted else "shared",
             images="objects",
+            functions="",
             device="cpu",
             cases=tuple(wanted),
             needs=needs,
@@ -430,12 +459,41 @@ def test_the_groups_add_up_to_the_total(toy: Path) -> None:
     assert stages.tolist() == pytest.approx(found["total_seconds"].tolist())
 
 
-def test_a_stage_without_a_group_still_counts(tmp_path: Path) -> None:
+def test_a_function_of_the_users_stands_with_the_priors(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "run")
     of = case()
     folder.unit("a", [row("a", "x", "polish", 1.5)], [record("a", ["x"], "x", of)])
     (outcome,) = outcomes(load_run(folder.finish()))
-    assert (outcome.group_seconds("other"), outcome.total_seconds) == (1.5, 1.5)
+    assert (outcome.group_seconds("priors"), outcome.total_seconds) == (1.5, 1.5)
+
+
+def test_every_stage_of_the_pipeline_has_a_group() -> None:
+    """By its syntax: whatever inputs, pipeline and arms hand to `stages`."""
+    named = set()
+    for module in ("inputs", "pipeline"):
+        tree = ast.parse((ROOT / f"dipddpm/{module}.py").read_text())
+        for call in ast.walk(tree):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("stages"):
+                named.add(ast.unparse(call.args[0]))
+    made = {make.__name__ for make in (*arms.TARGETS.values(), *arms.STARTS.values()) if make}
+    assert "train_ddpm" in named
+    assert named - {"make"} | made == set(GROUP_OF)
+
+
+def test_the_settings_of_an_outcome_are_those_of_the_suite() -> None:
+    assert set(suite.OUTCOME_FIELDS) == OUTCOME_SETTINGS
+    assert set(suite.FIELDS) >= NEEDED_SETTINGS
+
+
+def test_a_record_without_settings_is_a_failure(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "run")
+    bare = Case(case_id="bare", repeat=1, seed=0, settings={})
+    broken = record("a", ["x"], "x", case()).model_copy(update={"settings": {}, "case_id": "bare"})
+    folder.unit("a", [row("a", "x", "train_ddpm", 1.5)], [broken], cases=[bare])
+    (outcome,) = outcomes(load_run(folder.finish()))
+    assert not outcome.ok
+    assert "has no setting" in str(outcome.failure)
+    assert table(tmp_path / "run")["error"].str.contains("has no setting").all()
 
 
 def test_steps_and_waiting(toy: Path) -> None:
@@ -483,22 +541,26 @@ def test_parquet_and_csv_hold_the_same(toy: Path, tmp_path: Path) -> None:
     assert found["max_grad_norm"].dtype == "float64"
 
 
+def mean(effect: Effect | None) -> float:
+    assert effect is not None
+    return effect.mean
+
+
 def test_pairs_differ_in_one_factor_and_skip_repeats(toy: Path) -> None:
     report = Report(load_run(toy))
-    (pair,) = report.pairs(PER_IMAGE, "train_on", "images", "dip")
-    assert (pair.base.record.unit, pair.other.record.unit) == ("images", "dip")
+    (pair,) = report.groups(PER_IMAGE, ON_IMAGES, ON_DIP)
+    assert [one.record.unit for one in pair] == ["images", "dip"]
     assert report.dip_time is not None
     assert report.dip_time.mean == pytest.approx(1.8 / 2.25)
-    assert report.repeat_time is not None
-    assert report.repeat_time.mean == pytest.approx(2.7 / 2.25)
+    assert mean(report.again(PER_IMAGE)) == pytest.approx(2.7 / 2.25)
     assert report.dip_time.low is None
 
 
 def test_outcomes_of_one_run_are_one_value(toy: Path) -> None:
     # Two milestones of two runs: one pair, of the last milestone.
-    (pair,) = Report(load_run(toy)).pairs(PER_IMAGE, "train_on", "images", "dip")
-    assert (pair.base.settings["epochs"], pair.other.settings["epochs"]) == (10, 10)
-    assert pair.base.settings["task"] == "generate"
+    (pair,) = Report(load_run(toy)).groups(PER_IMAGE, ON_IMAGES, ON_DIP)
+    assert [one.settings["epochs"] for one in pair] == [10, 10]
+    assert pair[0].settings["task"] == "generate"
 
 
 def cut_short(path: Path, unit: str, epochs: int = 10) -> None:
@@ -518,19 +580,16 @@ def test_runs_are_compared_at_the_last_milestone_that_both_have(toy: Path) -> No
     report = Report(load_run(toy))
     assert report.reference is not None
     assert report.reference.words == "4 images, 1000 linear, 5 epochs"
-    assert set(report.reference.arms) == {("images", "memory"), ("dip", "memory")}
-    assert report.dip_time is not None
-    assert report.dip_loss is not None
+    assert [str(arm) for arm in report.reference.arms] == ["images, memory", "dip, memory"]
     # After 5 epochs: 1.8 against 2.25 s, a loss of 0.4 against 0.5; after 10 epochs the images
     # alone have a loss of 0.25, against which 0.4 would be higher.
-    assert report.dip_time.mean == pytest.approx(1.8 / 2.25)
-    assert report.dip_loss.mean == pytest.approx(0.4 / 0.5)
-    assert report.dip_total is not None
+    assert mean(report.dip_time) == pytest.approx(1.8 / 2.25)
+    assert mean(report.effect(EPS_LOSS, ON_IMAGES, ON_DIP)) == pytest.approx(0.4 / 0.5)
     # 8.3 + 0.82 + 1.8 + 0.2 + 0.55 against 0.8 + 2.25 + 0.2 + 0.55.
-    assert report.dip_total.mean == pytest.approx(11.67 / 3.8)
+    assert mean(report.effect(TOTAL_SECONDS, ON_IMAGES, ON_DIP)) == pytest.approx(11.67 / 3.8)
     # The images run and its repeat are still compared after 10.
-    (again,) = report.pairs(PER_IMAGE, "repeat", 1, 2)
-    assert again.base.settings["epochs"] == 10
+    (again,) = report.groups(PER_IMAGE, FIRST_RUN, RUN_AGAIN)
+    assert again[0].settings["epochs"] == 10
 
 
 def grid_run(path: Path) -> Path:
@@ -575,12 +634,9 @@ def arms_run(path: Path, *given: Given) -> Path:
 
 def test_what_two_loaders_tell_alike_counts_once(tmp_path: Path) -> None:
     report = Report(load_run(grid_run(tmp_path / "grid")))
-    assert report.dip_time is not None
-    assert report.dip_loss is not None
-    assert (report.dip_time.n, report.dip_loss.pairs) == (6, 3)
-    assert len(report.pair_values(EPS_LOSS, "epochs", 5, 10)) == 6
-    assert report.loader_time is not None
-    assert report.loader_time.mean == pytest.approx(1.2)
+    assert len(report.pairs(PER_IMAGE, ON_IMAGES, ON_DIP)) == 6
+    assert len(report.pairs(EPS_LOSS, ON_IMAGES, ON_DIP)) == 3
+    assert len(report.pairs(EPS_LOSS, {"epochs": 5}, {"epochs": 10})) == 6
     assert report.reference is not None
     assert (report.reference.words, len(report.reference.arms)) == (
         "16 images, 1000 linear, 10 epochs",
@@ -590,10 +646,11 @@ def test_what_two_loaders_tell_alike_counts_once(tmp_path: Path) -> None:
 
 def test_priors_that_were_fitted_once_are_one_measurement(tmp_path: Path) -> None:
     report = Report(load_run(grid_run(tmp_path / "grid")))
-    pairs = report.pair_values(TOTAL_SECONDS, "train_on", "images", "dip")
+    pairs = report.pairs(TOTAL_SECONDS, ON_IMAGES, ON_DIP)
     assert all("priors" in pair.executions for pair in pairs)
-    assert report.dip_total is not None
-    assert (report.dip_total.pairs, report.dip_total.n, report.dip_total.low) == (6, 1, None)
+    effect = report.effect(TOTAL_SECONDS, ON_IMAGES, ON_DIP)
+    assert effect is not None
+    assert (effect.pairs, effect.n, effect.low) == (6, 1, None)
 
 
 def test_a_repeat_of_both_arms_is_no_further_pair(tmp_path: Path) -> None:
@@ -606,8 +663,8 @@ def test_a_repeat_of_both_arms_is_no_further_pair(tmp_path: Path) -> None:
             made, found = generation(unit, unit, ("data",), of, 1.0, 0.5, "data")
             folder.unit(unit, rows + made, found)
     report = Report(load_run(folder.finish()))
-    assert len(report.pairs(PER_IMAGE, "train_on", "images", "dip")) == 1
-    assert len(report.pairs(PER_IMAGE, "repeat", 1, 2)) == 2
+    assert len(report.pairs(PER_IMAGE, ON_IMAGES, ON_DIP)) == 1
+    assert len(report.pairs(PER_IMAGE, FIRST_RUN, RUN_AGAIN)) == 2
 
 
 def test_a_key_is_charged_from_the_unit_itself_then_from_those_it_needs(tmp_path: Path) -> None:

@@ -59,22 +59,8 @@ def forest(rows: Sequence[ForestRow], xlabel: str, width: float) -> Figure:
             textcoords="offset points",
             va="center",
         )
-        if narrow:
-            ax.annotate(
-                row.label,
-                (0, -place),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 10),
-                textcoords="offset points",
-                va="center",
-                bbox=_HALO,
-            )
     ax.set_ylim(-len(rows) + 0.45, 0.75 if narrow else 0.55)
-    ax.set_yticks([] if narrow else [-place for place in range(len(rows))])
-    if not narrow:
-        ax.set_yticklabels([row.label for row in rows])
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
+    row_labels(ax, [row.label for row in rows], narrow=narrow, above=10)
     ax.set_xlabel(xlabel)
     return figure
 
@@ -118,21 +104,38 @@ class LoaderPoint:
 
     arm: str
     loader: str
-    milliseconds: float
+    taken: Effect
     waiting: float | None
+
+
+# From what costs a step most to what costs it least; others after them.
+_LOADERS = ("decode", "list", "memory")
 
 
 def loaders(points: Sequence[LoaderPoint], width: float) -> Figure:
     """An arm a line, over the loaders; the waiting below, hollow."""
-    figure, (ax,) = new_figure(width, 3.2)
-    names = sorted({point.loader for point in points}, reverse=True)
-    for arm in dict.fromkeys(point.arm for point in points):
+    figure, (ax,) = new_figure(width, 3.4)
+    found = dict.fromkeys(point.loader for point in points)
+    names = [n for n in _LOADERS if n in found] + sorted(n for n in found if n not in _LOADERS)
+    arms = list(dict.fromkeys(point.arm for point in points))
+    for place, arm in enumerate(arms):
         own = sorted((p for p in points if p.arm == arm), key=lambda p: names.index(p.loader))
-        x, colour, mark = [names.index(p.loader) for p in own], arm_colour(arm), arm_mark(arm)
-        ax.plot(x, [p.milliseconds for p in own], color=colour, marker=mark)
-        waits = [
-            (place, p.waiting) for place, p in zip(x, own, strict=True) if p.waiting is not None
-        ]
+        # Side by side, so that intervals do not hide each other.
+        shift = 0.08 * (place - (len(arms) - 1) / 2)
+        x, colour, mark = (
+            [names.index(p.loader) + shift for p in own],
+            arm_colour(arm),
+            arm_mark(arm),
+        )
+        ax.errorbar(
+            x,
+            [p.taken.mean for p in own],
+            yerr=interval_bars([p.taken for p in own]),
+            color=colour,
+            marker=mark,
+            elinewidth=1.2,
+        )
+        waits = [(x, p.waiting) for x, p in zip(x, own, strict=True) if p.waiting is not None]
         ax.plot(
             [place for place, _ in waits],
             [wait for _, wait in waits],
@@ -142,25 +145,69 @@ def loaders(points: Sequence[LoaderPoint], width: float) -> Figure:
             marker=mark,
             markerfacecolor=PAGE,
         )
+    top = 1.15 * max(point.taken.high or point.taken.mean for point in points)
     _loader_labels(ax, points, names)
-    ax.set_xticks(range(len(names)), names)
-    ax.set_xlim(-0.35, len(names) - 0.45)
-    ax.set_ylim(0, 1.15 * max(point.milliseconds for point in points))
-    ax.set_xlabel("loader")
+    broken = "\nworkers" if is_narrow(width) else " workers"
+    ax.set_xticks(
+        range(len(names)), [n.replace(", ", ",\n").replace(" workers", broken) for n in names]
+    )
+    ax.set_xlim(-0.35, len(names) - (0.3 if is_narrow(width) else 0.45))
+    ax.set_ylim(0, top)
     ax.set_ylabel("ms a training image")
     return figure
 
 
+def interval_bars(effects: Sequence[Effect]) -> list[list[float]]:
+    """Below and above each mean, as errorbar takes it; 0 where there is no interval."""
+    return [
+        [effect.mean - (effect.mean if effect.low is None else effect.low) for effect in effects],
+        [(effect.mean if effect.high is None else effect.high) - effect.mean for effect in effects],
+    ]
+
+
 def _loader_labels(ax: Axes, points: Sequence[LoaderPoint], names: Sequence[str]) -> None:
-    top = 1.15 * max(point.milliseconds for point in points)
-    ends = [point for point in points if point.loader == names[-1]]
-    for place, point in zip(spread([p.milliseconds for p in ends], top / 16), ends, strict=True):
-        label_right(
-            ax, len(names) - 1, place, f"{point.arm} {three(point.milliseconds)}", point.arm
+    """The name of each arm above its last mark, and of the waiting at the last of all."""
+    last = {p.arm: p for p in sorted(points, key=lambda p: names.index(p.loader))}
+    for arm, point in last.items():
+        ax.annotate(
+            f"{arm} {three(point.taken.mean)}",
+            (names.index(point.loader), point.taken.high or point.taken.mean),
+            xytext=(0, 8),
+            textcoords="offset points",
+            ha="center",
+            color=arm_colour(arm),
+            bbox=_HALO,
         )
-    waits = [point.waiting for point in ends if point.waiting is not None]
+    waits = [p for p in last.values() if p.waiting is not None]
     if waits:
-        label_right(ax, len(names) - 1, sum(waits) / len(waits), "of it waiting for data", "")
+        end = max(waits, key=lambda p: names.index(p.loader))
+        label_right(ax, names.index(end.loader), end.waiting or 0.0, "waiting", "")
+
+
+def end_labels(ax: Axes, ends: Sequence[tuple[float, float, str, str]], gap: float) -> None:
+    """(x, y, text, arm): the names of lines at their ends, kept `gap` apart."""
+    places = spread([y for _, y, _, _ in ends], gap)
+    for (x, _, text, arm), place in zip(ends, places, strict=True):
+        label_right(ax, x, place, text, arm)
+
+
+def row_labels(ax: Axes, names: Sequence[str], *, narrow: bool, above: float) -> None:
+    """The names of rows 0, -1, ...: at the left or, on a phone, `above` them in points."""
+    ax.set_yticks([] if narrow else [-place for place in range(len(names))])
+    if not narrow:
+        ax.set_yticklabels(names)
+    for place, name in enumerate(names if narrow else ()):
+        ax.annotate(
+            name,
+            (0, -place),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, above),
+            textcoords="offset points",
+            va="center",
+            bbox=_HALO,
+        )
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
 
 
 def label_right(ax: Axes, x: float, y: float, text: str, arm: str) -> None:
@@ -206,15 +253,7 @@ def bars(rows: Sequence[Bar], width: float) -> Figure:
         ax.annotate(
             seconds(left), (left, -place), xytext=(5, 0), textcoords="offset points", va="center"
         )
-        if narrow:
-            ax.annotate(
-                row.label, (0, -place), xytext=(0, 14), textcoords="offset points", va="center"
-            )
-    ax.set_yticks([] if narrow else [-place for place in range(len(rows))])
-    if not narrow:
-        ax.set_yticklabels([row.label for row in rows])
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
+    row_labels(ax, [row.label for row in rows], narrow=narrow, above=14)
     ax.set_xlim(0, longest * (1.2 if narrow else 1.1))
     ax.set_ylim(-len(rows) + 0.5, 0.8 if narrow else 0.5)
     ax.set_xlabel("seconds, everything the outcome rests on")
@@ -257,9 +296,7 @@ def break_even(
     top = max(value for values in (*(line.y for line in lines), *ends) for value in values)
     for line in lines:
         ax.plot(line.x, line.y, color=arm_colour(line.arm))
-    places = spread([line.y[-1] for line in lines], top / 14)
-    for line, place in zip(lines, places, strict=True):
-        label_right(ax, line.x[-1], place, line.label, line.arm)
+    end_labels(ax, [(line.x[-1], line.y[-1], line.label, line.arm) for line in lines], top / 14)
     if ends:
         low, high = ends
         ax.fill_between(

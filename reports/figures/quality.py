@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from reports.figures.plots import Line, label_right
+from bench.stats import Effect
+from reports.figures.plots import Line, interval_bars
 from reports.figures.svg import (
-    INK,
     MUTED,
     arm_colour,
     arm_mark,
@@ -25,44 +25,56 @@ from reports.words import seconds, three
 
 
 @dataclass(frozen=True)
+class Curve:
+    """An arm over epochs: (seconds, loss), each the mean over seeds with its interval.
+
+    seeds: the points of each single seed, if there are several
+    joined: the points are milestones of one run
+    """
+
+    arm: str
+    points: Sequence[tuple[Effect, Effect]]
+    seeds: Sequence[Sequence[tuple[float, float]]]
+    label: str
+    joined: bool
+
+
+@dataclass(frozen=True)
 class Facet:
     """Curves of equal settings. priors: seconds before the DIP arm can begin; None without."""
 
     title: str
-    lines: Sequence[Line]
+    curves: Sequence[Curve]
     priors: float | None
 
 
 def loss_curve(facet: Facet, width: float) -> Figure:
     """The headline: held-out loss against all the seconds it took, the priors' included."""
-    figure, (ax,) = new_figure(width, 3.6)
+    figure, (ax,) = new_figure(width, 3.8)
     _loss_panel(ax, facet)
-    ends = [line for line in facet.lines if not line.faint]
+    narrow = is_narrow(width)
     low, high = ax.get_ylim()
-    right = 0.55 * max(max(line.x) for line in facet.lines)
-    for line, place in zip(
-        ends, spread([line.y[-1] for line in ends], (high - low) / 14), strict=True
-    ):
-        # A line that ends at the right edge has its label below, where there is room.
-        over = line.x[-1] > right
+    places = spread(
+        [curve.points[-1][1].mean for curve in facet.curves],
+        (high - low) / (7 if narrow else 14),
+    )
+    for curve, place in zip(facet.curves, places, strict=True):
         ax.annotate(
-            line.label,
-            (line.x[-1], line.y[-1] if over else place),
+            curve.label.replace(" ", "\n", 1) if narrow else curve.label,
+            (1, place),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
             textcoords="offset points",
-            xytext=(4, -15) if over else (9, 6),
-            ha="right" if over else "left",
             va="center",
-            color=arm_colour(line.arm),
+            color=arm_colour(curve.arm),
         )
     if facet.priors:
         ax.annotate(
-            f"priors being fitted, {seconds(facet.priors)}",
-            (facet.priors / 2, 0.5),
+            f"priors, {seconds(facet.priors)}",
+            (facet.priors / 2, 0.98),
             xycoords=("data", "axes fraction"),
-            xytext=(6, 0),
-            textcoords="offset points",
             ha="center",
-            va="center",
+            va="top",
             color=arm_colour("dip"),
         )
     ax.set_xlabel("seconds: prepare, priors and training")
@@ -80,7 +92,7 @@ def loss_facets(facets: Sequence[Facet], width: float) -> Figure:
         ax.set_title(facet.title)
     for ax in axes[len(facets) :]:
         ax.set_visible(False)
-    longest = max(x for facet in facets for line in facet.lines for x in line.x)
+    longest = max(x.high or x.mean for facet in facets for c in facet.curves for x, _ in c.points)
     axes[0].set_xlim(0, 1.06 * longest)
     figure.supxlabel("seconds: prepare, priors and training", fontsize=9)
     figure.supylabel("held-out eps loss", fontsize=9)
@@ -90,17 +102,26 @@ def loss_facets(facets: Sequence[Facet], width: float) -> Figure:
 def _loss_panel(ax: Axes, facet: Facet) -> None:
     if facet.priors:
         ax.axvspan(0, facet.priors, color=arm_colour("dip"), alpha=0.1, linewidth=0)
-    for line in facet.lines:
-        ax.plot(
-            line.x,
-            line.y,
-            color=arm_colour(line.arm),
-            marker=arm_mark(line.arm),
-            alpha=0.4 if line.faint else 1,
-            linewidth=1 if line.faint else 1.6,
+    losses: list[float] = []
+    for curve in facet.curves:
+        colour, line = arm_colour(curve.arm), "-" if curve.joined else "none"
+        for seed in curve.seeds:
+            x, y = zip(*seed, strict=True)
+            mark = None if curve.joined else "."
+            ax.plot(x, y, color=colour, linestyle=line, linewidth=0.6, marker=mark, alpha=0.35)
+            losses += y
+        effects = [y for _, y in curve.points]
+        ax.errorbar(
+            [x.mean for x, _ in curve.points],
+            [y.mean for y in effects],
+            yerr=interval_bars(effects),
+            color=colour,
+            marker=arm_mark(curve.arm),
+            linestyle=line,
+            elinewidth=1.2,
         )
+        losses += [end for y in effects for end in (y.mean, y.low, y.high) if end is not None]
     ax.set_xlim(left=0)
-    losses = [loss for line in facet.lines for loss in line.y]
     pad = 0.18 * (max(losses) - min(losses)) or 0.1 * max(losses)
     # Panels may share the axis: widen it, never narrow it.
     low, high = (min(losses) - pad, max(losses) + pad)
@@ -112,27 +133,28 @@ def _loss_panel(ax: Axes, facet: Facet) -> None:
 class AnchorPanel:
     """A score of many outcomes, and what it gives to things that are no samples.
 
-    columns: label -> (arm, values)
+    columns: what was trained on -> values
     """
 
     title: str
-    ylabel: str
-    columns: Mapping[str, tuple[str, Sequence[float]]]
+    columns: Mapping[str, Sequence[float]]
     anchors: Mapping[str, float]
 
 
 def anchors(panels: Sequence[AnchorPanel], width: float) -> Figure:
     """A dot an outcome; the anchors as rules with their names at the right."""
-    narrow = is_narrow(width)
-    rows, columns = (len(panels), 1) if narrow else (1, len(panels))
+    columns = 1 if is_narrow(width) else min(len(panels), 3)
+    rows = -(-len(panels) // columns)
     figure, axes = new_figure(width, 3.7 * rows, rows, columns)
-    for ax, panel in zip(axes, panels, strict=True):
+    for ax, panel in zip(axes, panels, strict=False):
         _anchor_panel(ax, panel)
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
     return figure
 
 
 def _anchor_panel(ax: Axes, panel: AnchorPanel) -> None:
-    levels = [*panel.anchors.values(), *(v for _, vs in panel.columns.values() for v in vs)]
+    levels = [*panel.anchors.values(), *(v for vs in panel.columns.values() for v in vs)]
     span = (max(levels) - min(levels)) or 1.0
     names = sorted(panel.anchors, key=lambda name: panel.anchors[name])
     places = spread([panel.anchors[name] for name in names], span / 15)
@@ -151,7 +173,7 @@ def _anchor_panel(ax: Axes, panel: AnchorPanel) -> None:
             va="center",
             annotation_clip=False,
         )
-    for column, (arm, values) in enumerate(panel.columns.values()):
+    for column, (arm, values) in enumerate(panel.columns.items()):
         # Side by side in their order, so that equal values do not hide each other.
         shifts = [0.5 * (i + 0.5) / len(values) - 0.25 for i in range(len(values))]
         ax.plot(
@@ -163,71 +185,10 @@ def _anchor_panel(ax: Axes, panel: AnchorPanel) -> None:
             alpha=0.75,
         )
     ax.set_xticks(range(count), list(panel.columns))
+    ax.set_xlabel("trained on")
     ax.set_xlim(-0.6, count - 0.4)
     ax.set_ylim(min(*levels, *places) - 0.04 * span, max(*levels, *places) + 0.04 * span)
-    ax.set_ylabel(panel.ylabel)
     ax.set_title(panel.title)
-
-
-@dataclass(frozen=True)
-class Restored:
-    """A setting of restoration. dB, with the half-width of its interval over the images."""
-
-    start: str
-    steps: float | None
-    seconds: float
-    psnr: float
-    half_width: float | None = None
-
-
-def restoration(points: Sequence[Restored], degraded: float | None, width: float) -> Figure:
-    """PSNR against the seconds that the start and the reverse process took."""
-    figure, (ax,) = new_figure(width, 3.9)
-    series: dict[tuple[str, bool], list[Restored]] = {}
-    for point in sorted(points, key=lambda point: point.seconds):
-        series.setdefault((point.start, point.steps is None), []).append(point)
-    for (start, alone), own in series.items():
-        ax.errorbar(
-            [p.seconds for p in own],
-            [p.psnr for p in own],
-            yerr=[p.half_width or 0 for p in own],
-            color=arm_colour(start),
-            marker="*" if alone else arm_mark(start),
-            markersize=10 if alone else 5.5,
-            elinewidth=0.8,
-            linewidth=1.2,
-        )
-    ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(FuncFormatter(plain_numbers))
-    ax.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
-    low, high = min(p.seconds for p in points), max(p.seconds for p in points)
-    ax.set_xlim(low / 1.4, high * (high / low) ** 0.35 * 1.2)
-    _restoration_labels(ax, points)
-    if degraded is not None:
-        ax.axhline(degraded, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
-        ax.annotate(
-            f"degraded input, {three(degraded)} dB",
-            (0.99, degraded),
-            xytext=(0, -10),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            ha="right",
-        )
-    ax.set_ylim(bottom=0)
-    ax.set_xlabel("seconds to make the start and to sample, all images")
-    ax.set_ylabel("PSNR to the original, dB")
-    return figure
-
-
-def _restoration_labels(ax: Axes, points: Sequence[Restored]) -> None:
-    last = {(p.start, p.steps is None): p for p in sorted(points, key=lambda p: p.seconds)}
-    for side in (True, False):
-        middle = (ax.get_xlim()[0] * ax.get_xlim()[1]) ** 0.5
-        own = [p for p in last.values() if (p.seconds < middle) == side]
-        top = max(p.psnr for p in points)
-        for point, place in zip(own, spread([p.psnr for p in own], top / 15), strict=True):
-            text = "DIP alone" if point.steps is None else f"from {point.start}"
-            label_right(ax, point.seconds, place, text, point.start)
 
 
 @dataclass(frozen=True)

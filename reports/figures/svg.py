@@ -26,6 +26,11 @@ ARM_COLOURS = {
     "blur": "#8c8c8c",
     "degraded": "#cc79a7",
     "noise": "#009e73",
+    "nlm": "#56b4e9",
+    "tv": "#e69f00",
+    "mean": "#8a6d3b",
+    "nearest": "#6a5acd",
+    "cond": "#a83232",
 }
 STAGE_COLOURS = {
     "prepare": "#9aa5b1",
@@ -33,9 +38,20 @@ STAGE_COLOURS = {
     "train": "#4c6a92",
     "sample": "#6fa08b",
     "score": "#a287b8",
-    "other": "#777777",
 }
-MARKS = {"images": "o", "dip": "s", "blur": "^", "degraded": "D", "noise": "v"}
+MARKS = {
+    "images": "o",
+    "dip": "s",
+    "blur": "^",
+    "degraded": "D",
+    "noise": "v",
+    "nlm": "P",
+    "tv": "X",
+    "mean": "<",
+    "nearest": ">",
+    "original": "*",
+    "cond": "p",
+}
 _VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",

@@ -1,138 +1,24 @@
-"""The sections on what came out: loss, scores with their anchors, restoration."""
+"""What came out of sampling: the published scores with their anchors, and those of features."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
-
-from bench.stats import effect_of
-from reports.blocks import Block, Figure, Note, Section, Table, raw_table
-from reports.context import LOSS_LEVELS, Report, arm_of, cell_words, eps_loss, facet_key
-from reports.effects import missing
+from reports.blocks import Block, Cell, Figure, Note, Section, Table, Text, raw_table
+from reports.context import Report, cell_words, facet_key, finite_score
+from reports.effects import mean_by_seed, mean_cell, missing
 from reports.figures import quality as plots
 from reports.figures import svg
-from reports.figures.pictures import psnr
-from reports.figures.plots import Line
-from reports.figures.quality import AnchorPanel, Facet, Restored
+from reports.figures.quality import AnchorPanel
+from reports.pairs import Quantity
 from reports.tables import Outcome
-from reports.words import change, number, plural, seconds, three
+from reports.words import plural, three
 
 # Below it, neighbouring pixels of a picture have next to nothing in common.
 NOISE_AUTOCORRELATION = 0.2
-MAX_FACETS = 12
-
-
-# Held-out loss -----------------------------------------------------------------------------------
-
-
-def loss(report: Report) -> Section:
-    """The headline: held-out loss against total seconds, the priors' included."""
-    title, reference = "Held-out loss against total seconds", report.reference
-    facets = _facets(report)
-    if reference is None or reference.key not in facets:
-        return Section("loss", title, missing(report, "held-out loss with a complete bill"))
-    first = facets.pop(reference.key)
-    blocks: list[Block] = [
-        Figure(
-            svg.render(
-                "loss",
-                "Held-out loss against total seconds",
-                lambda width: plots.loss_curve(first, width),
-            ),
-            f"At {first.title}, images in memory; a mark a milestone, one run each, no "
-            "interval; pale: the same case run again, or with another seed. The DIP line begins "
-            "after the time it takes to fit its priors. Loss: mean squared error of the predicted "
-            f"noise on held-out images, mean over {LOSS_LEVELS}, the same noise for every arm.",
-            _loss_data([first]),
-        )
-    ]
-    others = list(facets.values())[:MAX_FACETS]
-    if others:
-        left = len(facets) - len(others)
-        blocks.append(
-            Figure(
-                svg.render(
-                    "loss-cells",
-                    "The same at the other settings",
-                    lambda width: plots.loss_facets(others, width),
-                ),
-                "The same at the other settings of this run, on common axes"
-                + (f"; {left} more are in the results table." if left else "."),
-                _loss_data(others),
-            )
-        )
-    return Section("loss", title, _loss_finding(report), blocks)
-
-
-def _loss_finding(report: Report) -> str:
-    reference, effect = report.reference, report.dip_loss
-    arms = reference.arms if reference else {}
-    with_dip, plain = arms.get(("dip", "memory")), arms.get(("images", "memory"))
-    if with_dip is None or plain is None or effect is None:
-        return missing(report, "pair of arms with and without DIP at one setting")
-    return (
-        f"After {plain.number('epochs'):g} epochs the held-out loss was "
-        f"{number(eps_loss(with_dip))} with DIP, reached in {_reached(with_dip)}, and "
-        f"{number(eps_loss(plain))} without, reached in {_reached(plain)} (one run each, no "
-        "interval). Over all settings the loss with DIP was "
-        f"{change(effect, 'higher', 'lower', of_seeds=True)}."
-    )
-
-
-def _reached(outcome: Outcome) -> str:
-    unknown = "an unknown time (part of its bill is missing)"
-    return unknown if outcome.net_seconds is None else seconds(outcome.net_seconds)
-
-
-def _facets(report: Report) -> dict[str, Facet]:
-    """A cell of the grid each, its arms in memory, in the order of the outcomes."""
-    cells: dict[str, dict[str, list[Outcome]]] = {}
-    for outcome in report.generated:
-        known = outcome.net_seconds is not None and eps_loss(outcome) is not None
-        if known and arm_of(outcome)[1] == "memory":
-            runs = cells.setdefault(facet_key(outcome), {})
-            runs.setdefault(outcome.record.unit, []).append(outcome)
-    return {key: _facet(runs) for key, runs in cells.items()}
-
-
-def _facet(runs: dict[str, list[Outcome]]) -> Facet:
-    lines: list[Line] = []
-    priors = None
-    for outcomes in runs.values():
-        own = sorted(outcomes, key=lambda outcome: outcome.number("epochs"))
-        arm = str(own[0].settings["train_on"])
-        if arm == "dip":
-            priors = own[0].group_seconds("priors")
-        lines.append(
-            Line(
-                arm,
-                [outcome.net_seconds or 0.0 for outcome in own],
-                [eps_loss(outcome) or 0.0 for outcome in own],
-                f"{arm}, {number(eps_loss(own[-1]))} in {seconds(own[-1].net_seconds)}",
-                # One run an arm is drawn in full, its repeats and other seeds beside it.
-                faint=any(line.arm == arm for line in lines),
-            )
-        )
-    return Facet(cell_words(next(iter(runs.values()))[0]), lines, priors)
-
-
-def _loss_data(facets: Sequence[Facet]) -> Table:
-    return raw_table(
-        ["setting", "arm", "seconds", "held-out eps loss"],
-        [
-            [facet.title, f"{line.arm}{', again' if line.faint else ''}", x, y]
-            for facet in facets
-            for line in facet.lines
-            for x, y in zip(line.x, line.y, strict=True)
-        ],
-    )
-
-
-# Quality ---------------------------------------------------------------------------------------
+MIXED = "mixed ranges"
 
 
 def near_noise(report: Report) -> float | None:
@@ -147,11 +33,7 @@ def near_noise(report: Report) -> float | None:
 def quality(report: Report) -> Section:
     """The published scores with their anchors."""
     title = "Quality, with anchors"
-    panels = [
-        panel
-        for name, label in (("psnr", "all-pairs PSNR, dB"), ("ssim", "all-pairs SSIM"))
-        if (panel := _anchor_panel(report, name, label))
-    ]
+    panels = _panels(report)
     if not panels:
         return Section("quality", title, missing(report, "scored sample"))
     blocks: list[Block] = []
@@ -164,178 +46,147 @@ def quality(report: Report) -> Section:
                 "samples."
             )
         )
-    blocks.append(
-        Figure(
-            svg.render(
-                "quality",
-                "All-pairs PSNR and SSIM with anchors",
-                lambda width: plots.anchors(panels, width),
-                wide=svg.BROAD,
-            ),
-            "A mark an outcome, in each column from the fewest epochs to the most; rules: what "
-            "the same score gives to things that are no samples. This is the published score, "
-            "kept as legacy: each sample against each of the first 16 images, so its optimum is "
-            "their mean image, and it measures no quality.",
-            raw_table(
-                ["score", "of", "value"],
-                [
-                    [panel.title, name, value]
-                    for panel in panels
-                    for name, value in [
-                        *((label, v) for label, (_, vs) in panel.columns.items() for v in vs),
-                        *((f"anchor: {anchor}", level) for anchor, level in panel.anchors.items()),
-                    ]
-                ],
-            ),
-            broad=True,
-        )
-    )
-    return Section("quality", title, _quality_finding(panels[0]), blocks)
+    blocks.append(_figure(panels))
+    blocks += _features(report)
+    return Section("quality", title, _finding(panels[0]), blocks)
 
 
-def _anchor_panel(report: Report, name: str, label: str) -> AnchorPanel | None:
-    columns: dict[str, tuple[str, list[float]]] = {}
-    anchors: dict[str, float] = {}
-    for outcome in sorted(report.generated, key=lambda outcome: outcome.number("epochs")):
-        value = outcome.score(f"all_pairs_{name}")
-        if value is None or not math.isfinite(value):
-            continue
-        arm = str(outcome.settings["train_on"])
-        columns.setdefault(f"trained on\n{arm}", (arm, []))[1].append(value)
-        for score, level in outcome.record.scores.items():
-            if score.startswith("anchor_") and score.endswith(f"_{name}"):
-                anchors[score.removeprefix("anchor_").removesuffix(f"_{name}")] = level
-    if not columns:
-        return None
-    return AnchorPanel(label, label, columns, anchors)
-
-
-def _quality_finding(panel: AnchorPanel) -> str:
-    found = [value for _, of_column in panel.columns.values() for value in of_column]
-    grey, real = panel.anchors.get("grey"), panel.anchors.get("held_out_real")
-    low, high = three(min(found)), three(max(found))
-    said = f"All-pairs PSNR of {plural(len(found), 'outcome')}: {low} to {high} dB"
-    if grey is None or real is None:
-        return f"{said}."
-    below = sum(value < grey for value in found)
-    return (
-        f"{said}; {below} of them lie below a flat grey square ({three(grey)} dB), and real "
-        f"held-out images reach {three(real)} dB."
-    )
-
-
-# Restoration -----------------------------------------------------------------------------------
-
-
-def restoration(report: Report) -> Section:
-    """Held-out images with noise, restored from several starts by one trained net."""
-    title = "Restoration"
-    points = [point for one in report.restored if (point := _restored(report, one)) is not None]
-    if not points:
-        return Section("restoration", title, missing(report, "restoration"))
-    degraded = report.restored[0].score("degraded_psnr")
-    alone = _dip_alone(report)
-    shown = [*points, *([alone] if alone else [])]
-    count = report.restored[0].number("num_samples")
-    figure = Figure(
+def _figure(panels: Sequence[AnchorPanel]) -> Figure:
+    mixed = any(MIXED in panel.title for panel in panels)
+    return Figure(
         svg.render(
-            "restoration",
-            "PSNR of restored images against seconds",
-            lambda width: plots.restoration(shown, degraded, width),
+            "quality",
+            "Scores of samples with their anchors",
+            lambda width: plots.anchors(panels, width),
+            wide=svg.BROAD,
         ),
-        f"By the net of {_net_words(report.restored[0])}. "
-        f"Mean PSNR of {count:g} held-out images to their originals against the seconds that "
-        "making the start and the reverse process took, all images together; training the net is "
-        "not in it, it is the same for all. A mark a number of steps; bars: 95 % interval over "
-        "the images of one net. A DIP is fitted to the degraded image. These are restorations of "
-        "given images, and share no table with the samples made from noise.",
+        "A mark an outcome, in each column from the fewest epochs to the most; rules: what the "
+        "same score gives to things that are no samples. The all-pairs scores are the published "
+        "ones, kept as legacy: each sample against each of the first 16 images, so their optimum "
+        "is the mean image, and they measure no quality."
+        + (
+            " Mixed ranges is the published flaw: samples in [0, 1] against references in "
+            "[−1, 1]; copies is what a pixel-perfect copy of the references gets."
+            if mixed
+            else ""
+        ),
         raw_table(
-            ["start", "steps", "seconds", "PSNR, dB", "half-width, dB"],
-            [[p.start, p.steps, p.seconds, p.psnr, p.half_width] for p in shown],
+            ["score", "of", "value"],
+            [
+                [panel.title, name, value]
+                for panel in panels
+                for name, value in [
+                    *((f"trained on {arm}", v) for arm, vs in panel.columns.items() for v in vs),
+                    *((f"anchor: {anchor}", level) for anchor, level in panel.anchors.items()),
+                ]
+            ],
         ),
-    )
-    return Section("restoration", title, _restoration_finding(points, degraded, alone), [figure])
-
-
-def _net_words(outcome: Outcome) -> str:
-    return f"{cell_words(outcome)}, {outcome.number('epochs'):g} epochs"
-
-
-def _restored(report: Report, outcome: Outcome) -> Restored | None:
-    value, made = outcome.score("paired_psnr"), outcome.start_seconds
-    sampled = outcome.group_seconds("sample")
-    if value is None or not math.isfinite(value) or made is None or sampled is None:
-        return None
-    half = None
-    for charge in outcome.bill:
-        if charge.function == "score_restoration":
-            each = report.artifacts.tensors(charge.key).get("per_image/paired_psnr")
-            half = None if each is None else _half_width(each)
-    start = str(outcome.settings["start_from"])
-    return Restored(start, outcome.number("num_inference_steps"), made + sampled, value, half)
-
-
-def _half_width(each: np.ndarray) -> float | None:
-    effect = effect_of(each.tolist())
-    return (
-        None if effect.high is None or not math.isfinite(effect.high) else effect.high - effect.mean
+        broad=True,
     )
 
 
-def _dip_alone(report: Report) -> Restored | None:
-    """The DIP of the degraded images, before any denoising net."""
-    chain = restoration_chain(report)
-    if chain is None:
-        return None
-    made = chain.outcome.start_seconds
-    originals = report.artifacts.tensors(chain.originals).get("pixels")
-    chunks = [report.artifacts.tensors(key).get("outputs") for key in chain.priors]
-    outputs = [chunk for chunk in chunks if chunk is not None]
-    # The seconds are of all the chunks, so the images must be too.
-    if made is None or originals is None or not outputs or len(outputs) < len(chunks):
-        return None
-    whole = np.concatenate(outputs)
-    each = psnr(whole, originals[: len(whole)])
-    return Restored("dip", None, made, float(each.mean()), _half_width(each))
+def _panels(report: Report) -> list[AnchorPanel]:
+    """The published scores, each range by itself, and KID."""
+    ranges = dict.fromkeys(one.settings.get("score_range") for one in report.generated)
+    panels = []
+    for score_range in ranges:
+        found = [one for one in report.generated if one.settings.get("score_range") == score_range]
+        note = f", {MIXED}" if score_range == "mixed" else ""
+        for name, label in (("psnr", "All-pairs PSNR, dB"), ("ssim", "All-pairs SSIM")):
+            anchors = {
+                score.removeprefix("anchor_").removesuffix(f"_{name}"): level
+                for one in found
+                for score, level in one.record.scores.items()
+                if score.startswith("anchor_")
+                and score.endswith(f"_{name}")
+                # In a common range a copy is compared with itself too, which is infinite.
+                and math.isfinite(level)
+                and (note or "copies" not in score)
+            }
+            panels.append(_panel(found, f"all_pairs_{name}", f"{label}{note}", anchors))
+    panels.append(_panel(report.generated, "kid_efflite0", "KID, efflite0", {"two real sets": 0.0}))
+    return [panel for panel in panels if panel.columns]
 
 
-def _restoration_finding(
-    points: Sequence[Restored], degraded: float | None, alone: Restored | None
-) -> str:
-    best = {p.start: p for p in sorted(points, key=lambda p: p.psnr)}
-    said = [
-        f"from {start} {three(p.psnr)} dB in {seconds(p.seconds)}"
-        for start, p in sorted(best.items(), key=lambda item: -item[1].psnr)
+def _panel(
+    found: Sequence[Outcome], score: str, label: str, anchors: dict[str, float]
+) -> AnchorPanel:
+    columns: dict[str, list[float]] = {}
+    for outcome in sorted(found, key=lambda outcome: outcome.number("epochs")):
+        value = finite_score(score, outcome)
+        if value is not None:
+            columns.setdefault(str(outcome.settings["train_on"]), []).append(value)
+    return AnchorPanel(label, columns, anchors)
+
+
+def _finding(panel: AnchorPanel) -> str:
+    found = [value for of_column in panel.columns.values() for value in of_column]
+    said = f"{panel.title.split(',')[0]} of {plural(len(found), 'outcome')}: "
+    said += f"{three(min(found))} to {three(max(found))} dB"
+    for anchor, words in (
+        ("grey", "a flat grey square"),
+        ("held_out_real", "real held-out images"),
+        ("copies", "pixel-perfect copies, the ranges being mixed,"),
+    ):
+        level = panel.anchors.get(anchor)
+        if level is not None:
+            below = sum(value < level for value in found)
+            said += f"; {below} of them lie below {words} ({three(level)} dB)"
+    return f"{said}."
+
+
+# Features ----------------------------------------------------------------------------------------
+
+_FEATURES = (
+    ("KID", "kid_efflite0"),
+    ("single nets, from", "kid_efflite0_low"),
+    ("to", "kid_efflite0_high"),
+    ("nearest training", "nearest_training_efflite0"),
+    ("nearest held-out", "nearest_held_out_efflite0"),
+    ("floor: real to real", "nearest_real_efflite0"),
+    ("precision", "precision_efflite0"),
+    ("recall", "recall_efflite0"),
+)
+
+
+def _features(report: Report) -> list[Block]:
+    """KID with both of its intervals, and distances to the nearest images with their floor."""
+    groups: dict[tuple[str, float, float, str], list[Outcome]] = {}
+    for one in report.generated:
+        if one.record.repeat == 1 and finite_score("kid_efflite0", one) is not None:
+            counts = one.number("epochs"), one.number("num_samples")
+            key = (facet_key(one), *counts, str(one.settings["train_on"]))
+            groups.setdefault(key, []).append(one)
+    if not groups:
+        return [Text(missing(report, "set of 100 samples or more for a KID", "corrected-cpu"))]
+    rows = []
+    for (_, epochs, samples, arm), group in groups.items():
+        setting = f"{cell_words(group[0])}, {epochs:g} epochs"
+        seeds = len({one.record.seed for one in group})
+        rows.append(
+            [
+                Cell(setting, setting),
+                Cell(arm, arm),
+                Cell(f"{samples:g}", samples),
+                *(mean_cell(mean_by_seed(group, _feature(name))) for _, name in _FEATURES),
+                Cell(str(seeds), seeds),
+            ]
+        )
+    return [
+        Table(
+            ["setting", "trained on", "samples", *(label for label, _ in _FEATURES), "seeds"],
+            rows,
+            "Features of EfficientNet-Lite0, mean over seeds with its 95 % interval where there "
+            "are three or more. KID against held-out images, unbiased: 0 is two real sets, between "
+            "which it has a standard deviation of some 0.012 at 16 images and 0.0012 at 128 "
+            "(objects, 32 px, 60 draws, measured apart from this run); single nets: the mean ends "
+            "of the interval from resampling the samples of one net. Nearest: the distance of a "
+            "sample to as many training or held-out images, beside that of unseen real images. "
+            "Precision and recall "
+            "are for display only.",
+        )
     ]
-    text = f"The best of each start: {', '.join(said)}"
-    if degraded is not None:
-        text += f"; the degraded input itself has {three(degraded)} dB"
-    if alone is not None:
-        text += f", a DIP of it {three(alone.psnr)} dB"
-    return f"{text} (one net, no interval over trainings)."
 
 
-@dataclass(frozen=True)
-class Chain:
-    """Keys of the pictures on the way of a restoration; priors: fits, in the images' order."""
-
-    outcome: Outcome
-    originals: str
-    degraded: str
-    priors: tuple[str, ...]
-
-
-def restoration_chain(report: Report) -> Chain | None:
-    """Followed by key from an outcome that starts from a DIP, else from any restoration."""
-    wanted = sorted(report.restored, key=lambda outcome: outcome.settings["start_from"] != "dip")
-    for outcome in wanted:
-        rows = {charge.function: charge.row for charge in outcome.bill if charge.row}
-        degrade, join = rows.get("degrade"), None
-        for charge in outcome.bill:
-            if charge.function == "join" and charge.key in outcome.made_start:
-                join = charge.row
-        if degrade and degrade.parents:
-            # The parts of a join are its parents in their order.
-            priors = join.parents if join else ()
-            return Chain(outcome, degrade.parents[0], degrade.key, priors)
-    return None
+def _feature(name: str) -> Quantity:
+    return Quantity(name, lambda one: finite_score(name, one), of_seeds=True)

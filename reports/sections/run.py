@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 from bench.records import Case, Setting
 from bench.stats import CONFIDENCE, MIN_EXECUTIONS
+from bench.verdicts import MIN_PAIRS, MIN_SEEDS
 from reports.blocks import Block, Cell, Code, Listing, Section, Table, Text
 from reports.context import Report
 from reports.load import log_tail, plain_text, without_home
@@ -13,8 +15,10 @@ from reports.tables import MAIN_SETTINGS, Outcome
 from reports.words import bytes_of, number, plural, schedule, seconds, three
 
 # The raw table inside the page; above this many characters it stays a file beside it.
-MAX_RAW = 1_000_000
+MAX_RAW = 600_000
 MAX_LISTED = 20
+# A decimal number that is no part of a name; a fraction is what texts of one kind differ in.
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.]*\w)")
 
 
 # Results ---------------------------------------------------------------------------------------
@@ -47,7 +51,16 @@ def _taken(value: float | None, *, factor: float = 1.0) -> Cell:
 
 def _status(outcome: Outcome) -> Cell:
     record = outcome.record
-    text = record.status if record.repeat == 1 else f"{record.status}, repeat {record.repeat}"
+    status = record.status if outcome.ok or record.status != "ok" else "incomplete"
+    text = status if record.repeat == 1 else f"{status}, repeat {record.repeat}"
+    return Cell(text, text)
+
+
+def _loader(outcome: Outcome) -> Cell:
+    settings = outcome.settings
+    text = str(settings.get("loader"))
+    if settings.get("num_workers"):
+        text += f", {settings['num_workers']} workers"
     return Cell(text, text)
 
 
@@ -60,7 +73,7 @@ def _schedule(outcome: Outcome) -> Cell:
 _Columns = Sequence[tuple[str, Callable[[Outcome], Cell]]]
 _COMMON: _Columns = (
     ("train on", _setting("train_on")),
-    ("loader", _setting("loader")),
+    ("loader", lambda outcome: _loader(outcome)),
     ("images", _setting("num_images")),
     ("schedule", _schedule),
     ("epochs", _setting("epochs")),
@@ -85,7 +98,10 @@ _GENERATION = (
 )
 _RESTORATION = (
     *_COMMON,
+    ("condition", _setting("condition_on")),
     ("start", _setting("start_from")),
+    ("t0", _setting("t0")),
+    ("sampler", _setting("sampler")),
     ("steps", _setting("num_inference_steps")),
     ("start, s", lambda outcome: _taken(outcome.start_seconds)),
     ("sample, s", _group("sample")),
@@ -147,14 +163,14 @@ def troubles(report: Report) -> Section:
     run = report.run
     failed = [outcome for outcome in report.found if not outcome.ok]
     units = [summary for summary in run.summaries if summary.status != "ok"]
-    warnings = _by_text((w, o) for o in report.found for w in o.record.warnings)
+    warnings = _by_text(text for one in report.found for text in one.record.warnings)
     finding = (
         f"{plural(len(failed), 'failed outcome')}, {plural(len(run.missing), 'missing outcome')}, "
         f"{plural(len(warnings) + len(report.artifacts.warnings), 'warning')}."
     )
     blocks: list[Block] = []
     if failed:
-        said = _by_text((o.record.error or o.record.status, o) for o in failed)
+        said = _by_text(one.failure or "" for one in failed)
         blocks.append(Listing(said, f"Failures; run again by `{run.resume} --retry-failed`"))
     for summary in units:
         text = plain_text(summary.error or summary.status)
@@ -169,6 +185,11 @@ def troubles(report: Report) -> Section:
         blocks.append(Listing(named, f"Missing; made by `{run.resume}`"))
     if warnings:
         blocks.append(Listing(warnings, "Warnings"))
+    skipped = [plain_text(text) for text in run.plan.images_skipped]
+    if skipped:
+        named = skipped[:MAX_LISTED]
+        named += [f"and {len(skipped) - len(named)} more"] if len(skipped) > len(named) else []
+        blocks.append(Listing(named, f"Images left out: {len(skipped)}"))
     if report.artifacts.warnings:
         blocks.append(Listing(report.artifacts.warnings, "Artifacts that were not shown"))
     if run.attempts:
@@ -176,12 +197,24 @@ def troubles(report: Report) -> Section:
     return Section("troubles", "Warnings, failures, missing", finding, blocks)
 
 
-def _by_text(found: Iterable[tuple[str, Outcome]]) -> list[str]:
-    """Each text once, with the number of outcomes that have it."""
-    counts: dict[str, int] = {}
-    for text, _ in found:
-        counts[plain_text(text)] = counts.get(plain_text(text), 0) + 1
-    return [f"{text} ({plural(count, 'outcome')})" for text, count in counts.items()]
+def _by_text(texts: Iterable[str]) -> list[str]:
+    """Each text once, with the number of outcomes that have it; of texts that differ in a number
+    alone, the range of the number."""
+    found: dict[str, list[list[str]]] = {}
+    for text in map(plain_text, texts):
+        numbers = _NUMBER.findall(text)
+        found.setdefault(_NUMBER.sub("\0", text), []).append(numbers)
+    return [
+        f"{_filled(form, numbers)} ({plural(len(numbers), 'outcome')})"
+        for form, numbers in found.items()
+    ]
+
+
+def _filled(form: str, numbers: Sequence[Sequence[str]]) -> str:
+    first, *rest = form.split("\0")
+    ranges = [sorted(set(column), key=float) for column in zip(*numbers, strict=True)]
+    told = [" to ".join(dict.fromkeys((values[0], values[-1]))) for values in ranges]
+    return first + "".join(number + text for number, text in zip(told, rest, strict=True))
 
 
 def _case_words(case: Case) -> str:
@@ -244,7 +277,8 @@ def _facts(facts: Iterable[tuple[str, str]], caption: str) -> Table:
 
 
 def _common_settings(report: Report) -> list[tuple[str, str]]:
-    first, *rest = [outcome.settings for outcome in report.found]
+    # A record without settings shares none.
+    first, *rest = [one.settings for one in report.found if one.settings] or [{}]
     return [
         (name, _plain(value))
         for name, value in sorted(first.items())
@@ -254,7 +288,7 @@ def _common_settings(report: Report) -> list[tuple[str, str]]:
 
 def _plain(value: Setting) -> str:
     if value is None:
-        return "default of the start"
+        return "default"
     return ", ".join(map(str, value)) if isinstance(value, tuple) else without_home(str(value))
 
 
@@ -282,13 +316,19 @@ _METHOD = (
     "A bill: the seconds of every stage that the scores of an outcome rest on, found by key from "
     "the outcome back to the files. What was reused is charged in full from the unit that made "
     "it.",
-    "Groups: prepare (decode, resize, degrade); priors (fit, join, write as files; a blur that "
-    "stands in for a prior); train; sample; score.",
+    "Groups: prepare (decode, resize, degrade); priors (fit, join, write as files, make targets "
+    "and starts, functions of the user's among them); train; sample; score.",
     "Training seconds an image: the train stages' seconds over epochs × images; priors not in it.",
     "A pair: two outcomes equal in every setting and the seed but the one factor. Effect: mean of "
-    f"the log-ratios; interval: paired t, {CONFIDENCE:.0%}; p: exact sign flips.",
+    f"the log-ratios, of scores in dB or KID of the differences; interval: paired t, "
+    f"{CONFIDENCE:.0%}; p: exact sign flips.",
+    "Words: equal, where the 90 % interval lies within the margin (2 % of times and losses, 0.3 dB "
+    "of PSNR); else a direction, where the 95 % interval leaves out no effect; else not "
+    "distinguishable. Both stand only beside an A-vs-A that is smaller, else they are withheld. "
+    f"A verdict takes {MIN_PAIRS} pairs, one on quality {MIN_SEEDS} seeds as well; all words are "
+    "descriptive, without correction for their number.",
     "Replicates are fresh processes: pairs that share one are averaged first, and below "
-    f"{MIN_EXECUTIONS} there is no interval. Of a loss the replicate is the seed of training.",
+    f"{MIN_EXECUTIONS} there is no interval. Of a score the replicate is the seed of training.",
     "Arms and levels are compared after equally many epochs: the last milestone that both runs "
     "have.",
     "A dash is a value that is not known; it is never 0.",

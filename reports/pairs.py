@@ -1,0 +1,157 @@
+"""What is measured of outcomes, and the outcomes that differ in one factor alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from bench.records import Setting
+from bench.stats import Effect, Pair, paired_difference, paired_ratio
+from bench.verdicts import RATIO_MARGIN, Verdict, judge
+from reports.tables import OUTCOME_SETTINGS, Outcome
+
+
+def cell(outcome: Outcome, *without: str) -> str:
+    """All the settings and the seed, but for `without`, as a key to match by."""
+    settings = {**outcome.settings, "seed": outcome.record.seed, "repeat": outcome.record.repeat}
+    return repr(sorted((name, value) for name, value in settings.items() if name not in without))
+
+
+def run_cell(outcome: Outcome, *without: str) -> str:
+    """As `cell`, of the training run: the settings of one outcome aside."""
+    return cell(outcome, *OUTCOME_SETTINGS, *without)
+
+
+def factor_value(outcome: Outcome, factor: str) -> Setting:
+    """A setting of an outcome, or its repeat."""
+    return outcome.record.repeat if factor == "repeat" else outcome.settings.get(factor)
+
+
+Side = Mapping[str, Setting]
+# Outcomes that are equal in everything but the settings that the sides of a comparison name.
+Group = tuple[Outcome, ...]
+
+
+def matched(found: Iterable[Outcome], *sides: Side) -> list[Group]:
+    """Finished outcomes of one `cell`, one of each side, in the order of the outcomes.
+
+    A side names settings with their values; `repeat` too, else only the first runs are taken.
+    """
+    factors = {name for side in sides for name in side}
+    groups: dict[str, dict[int, Outcome]] = {}
+    for outcome in found:
+        if not outcome.ok or (outcome.record.repeat > 1 and "repeat" not in factors):
+            continue
+        for place, side in enumerate(sides):
+            if all(factor_value(outcome, name) == value for name, value in side.items()):
+                groups.setdefault(cell(outcome, *factors), {}).setdefault(place, outcome)
+    return [
+        tuple(group[place] for place in range(len(sides)))
+        for group in groups.values()
+        if len(group) == len(sides)
+    ]
+
+
+def last_in_common(groups: Iterable[Group]) -> list[Group]:
+    """One group for the same runs: of the last milestone that all of them have.
+
+    So a measured row counts once, however many outcomes it is charged to.
+    """
+    last: dict[tuple[str, ...], Group] = {}
+    for group in groups:
+        runs = tuple(outcome.record.unit for outcome in group)
+        if runs not in last or group[0].number("epochs") > last[runs][0].number("epochs"):
+            last[runs] = group
+    return list(last.values())
+
+
+# What moves a total by less is no common cause of several outcomes.
+MIN_SHARED_PART = 0.01
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Something measured of an outcome; None where it is not known.
+
+    more, less: the words for its two directions
+    unit: of differences; None: it is compared as a ratio
+    margin: what counts as equal (bench.verdicts); None: nothing does
+    shared: what it counts was partly measured in other processes, which other outcomes share
+    same_for_loaders: bit for bit the same whatever the loader, so that one loader says all
+    of_seeds: its replicate is the seed of training: nets of one seed share their first weights,
+        the order of their images and all noise, in whatever process they were trained
+    """
+
+    name: str
+    of: Callable[[Outcome], float | None]
+    more: str = "more"
+    less: str = "less"
+    unit: str | None = None
+    margin: float | None = RATIO_MARGIN
+    shared: bool = False
+    same_for_loaders: bool = False
+    of_seeds: bool = False
+
+    def executions(self, *found: Outcome) -> frozenset[str]:
+        """The replicates that it was measured in: processes, or seeds."""
+        if self.of_seeds:
+            return frozenset(f"seed {outcome.record.seed}" for outcome in found)
+        own = {outcome.record.unit for outcome in found}
+        return frozenset(own | _shared_units(found) if self.shared else own)
+
+    def effect(self, pairs: Iterable[Pair]) -> Effect | None:
+        """A ratio or a difference, whichever it is compared as."""
+        return paired_ratio(pairs) if self.unit is None else paired_difference(pairs)
+
+    def judge(self, effect: Effect | None, controls: Iterable[Effect | None] = ()) -> Verdict:
+        return judge(
+            effect,
+            margin=self.margin,
+            more=self.more,
+            less=self.less,
+            controls=controls,
+            of_seeds=self.of_seeds,
+        )
+
+
+def _shared_units(found: Group) -> set[str]:
+    """Units that paid for more than MIN_SHARED_PART of an outcome, but for what all of `found` were
+    charged with alike: that makes no difference between them."""
+    bills = [
+        {(c.paid.unit, c.key): c.paid.seconds or 0.0 for c in one.bill if c.paid} for one in found
+    ]
+    common = set(bills[0]).intersection(*bills)
+    units = set()
+    for bill in bills:
+        paid: dict[str, float] = {}
+        for (unit, key), seconds in bill.items():
+            if (unit, key) not in common:
+                paid[unit] = paid.get(unit, 0.0) + seconds
+        least = MIN_SHARED_PART * sum(bill.values())
+        units |= {unit for unit, seconds in paid.items() if seconds > least}
+    return units
+
+
+def values(groups: Iterable[Group], quantity: Quantity) -> list[Pair]:
+    """Of groups of two, those for which both sides have the quantity."""
+    return [
+        Pair(base, other, quantity.executions(*group))
+        for group in groups
+        for base, other in [map(quantity.of, group)]
+        if base is not None and other is not None
+    ]
+
+
+def distinct(found: Iterable[Outcome], quantity: Quantity) -> list[Outcome]:
+    """Those that have the quantity, without those that only say again, from another loader, what
+    one in memory says."""
+    known = [one for one in found if quantity.of(one) is not None]
+    if not quantity.same_for_loaders:
+        return known
+    loading = ("loader", "num_workers")
+    said = {cell(one, *loading) for one in known if one.settings["loader"] == "memory"}
+    return [
+        one
+        for one in known
+        if one.settings["loader"] == "memory" or cell(one, *loading) not in said
+    ]

@@ -1,0 +1,148 @@
+"""Seconds and loss along the axes of the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.stats import Effect, fitted_exponent
+from reports.blocks import Cell, Figure, Section, Table, raw_table
+from reports.context import COSINE, EPS_LOSS, LINEAR, LOSS_LEVELS, PER_IMAGE, TRAIN_SECONDS, Report
+from reports.effects import VERDICT_COLUMNS, missing, verdict_cells
+from reports.figures import quality as plots
+from reports.figures import svg
+from reports.figures.plots import Line
+from reports.figures.quality import ScalingPanel
+from reports.pairs import Quantity, Side, distinct, run_cell
+from reports.words import judged, plural, three, times
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """An axis of the grid, and its levels from the lowest to the highest."""
+
+    factor: str
+    label: str
+    levels: Sequence[float]
+
+    def effect(self, report: Report, quantity: Quantity) -> Effect | None:
+        """The last level over the first."""
+        return report.effect(quantity, *self.sides)
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """Its first and its last level."""
+        return {self.factor: self.levels[0]}, {self.factor: self.levels[-1]}
+
+
+def _axes(report: Report) -> list[_Axis]:
+    named = (("num_images", "images"), ("epochs", "epochs"), ("num_train_timesteps", "timesteps"))
+    axes = []
+    for factor, label in named:
+        levels = sorted({outcome.number(factor) for outcome in report.generated})
+        if len(levels) > 1:
+            axes.append(_Axis(factor, label, levels))
+    return axes
+
+
+def scaling(report: Report) -> Section:
+    """Seconds and loss against each axis of the grid."""
+    title, axes = "Scaling", _axes(report)
+    if not axes:
+        return Section("scaling", title, missing(report, "axis with more than one level"))
+    panels = [
+        _panel(report, axis, quantity) for quantity in (TRAIN_SECONDS, EPS_LOSS) for axis in axes
+    ]
+    figure = Figure(
+        svg.render(
+            "scaling",
+            "Training seconds and held-out loss along the axes of the grid",
+            lambda width: plots.scaling(panels, len(axes), width),
+            wide=svg.BROAD,
+        ),
+        "A line a cell of the grid: round marks images, square marks DIP; both axes logarithmic. "
+        "Above each panel the exponent of a power law where there are three levels or more, else "
+        "the ratio of the last level to the first, mean over pairs. The loss is the mean over "
+        f"{LOSS_LEVELS}, which all schedules have, so schedules compare.",
+        raw_table(
+            ["quantity", "against", "arm", "at", "value"],
+            [
+                [panel.ylabel, panel.xlabel, line.arm, x, y]
+                for panel in panels
+                for line in panel.lines
+                for x, y in zip(line.x, line.y, strict=True)
+            ],
+        ),
+        broad=True,
+    )
+    return Section("scaling", title, _finding(report, axes), [figure, _effects(report, axes)])
+
+
+def _finding(report: Report, axes: Sequence[_Axis]) -> str:
+    said = [
+        f"{axis.levels[-1] / axis.levels[0]:.3g}× the {axis.label}, training seconds: "
+        f"{judged(verdict)}"
+        for axis in axes
+        if (verdict := report.judge(TRAIN_SECONDS, *axis.sides)).effect is not None
+    ]
+    return f"{'; '.join(said)}." if said else missing(report, "pair along an axis")
+
+
+def _panel(report: Report, axis: _Axis, quantity: Quantity) -> ScalingPanel:
+    # The setting of a line -> what all its points are after, in epochs -> its points.
+    lines: dict[str, dict[float, dict[float, float]]] = {}
+    arms: dict[str, str] = {}
+    for outcome in distinct(report.generated, quantity):
+        measured = quantity.of(outcome)
+        if measured is not None and measured > 0 and outcome.record.repeat == 1:
+            # Of each seed a line of its own.
+            key = run_cell(outcome, axis.factor)
+            epochs = 0.0 if axis.factor == "epochs" else outcome.number("epochs")
+            points = lines.setdefault(key, {}).setdefault(epochs, {})
+            points.setdefault(outcome.number(axis.factor), measured)
+            arms[key] = str(outcome.settings["train_on"])
+    drawn = []
+    for key, milestones in lines.items():
+        # The milestone that most of the runs reached, of those the last.
+        _, points = max(milestones.items(), key=lambda item: (len(item[1]), item[0]))
+        if len(points) > 1:
+            drawn.append(Line(arms[key], sorted(points), [points[x] for x in sorted(points)]))
+    return ScalingPanel(axis.label, quantity.name, drawn, _note(report, axis, quantity, drawn))
+
+
+def _note(report: Report, axis: _Axis, quantity: Quantity, drawn: Sequence[Line]) -> str:
+    if len(axis.levels) > 2:
+        slopes = [fit.mean for line in drawn if (fit := fitted_exponent(line.x, line.y))]
+        if slopes:
+            return f"exponent {three(sum(slopes) / len(slopes))}, mean of {len(slopes)}"
+    effect = axis.effect(report, quantity)
+    return f"{times(effect.mean)}, {plural(effect.pairs, 'pair')}" if effect else "no pair"
+
+
+def _effects(report: Report, axes: Sequence[_Axis]) -> Table:
+    """Every factor of the grid on the two quantities that a pair can show."""
+    factors = [(f"{axis.label}: {axis.levels[-1]:g} / {axis.levels[0]:g}", axis) for axis in axes]
+    rows = [
+        _effect_row(report, name, quantity, axis.sides)
+        for name, axis in factors
+        for quantity in (PER_IMAGE, EPS_LOSS)
+    ]
+    rows += [
+        _effect_row(report, "schedule: squaredcos / linear", quantity, (LINEAR, COSINE))
+        for quantity in (PER_IMAGE, EPS_LOSS)
+    ]
+    return Table(
+        ["factor", "of", *VERDICT_COLUMNS],
+        rows,
+        "Effects over all pairs that differ in that factor alone; descriptive, no correction for "
+        "their number. The replicate of a time is the process, of a loss the seed of training.",
+    )
+
+
+def _effect_row(report: Report, name: str, quantity: Quantity, sides: Sequence[Side]) -> list[Cell]:
+    verdict = report.judge(quantity, *sides)
+    return [
+        Cell(name, name),
+        Cell(quantity.name, quantity.name),
+        *verdict_cells(verdict, quantity),
+    ]
