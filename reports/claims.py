@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.records import Setting
 from bench.stats import Effect, Pair, paired_ratio
 from reports.tables import Outcome
 
@@ -14,6 +15,18 @@ PUBLISHED = Path(__file__).parent / "published.csv"
 # The publication decoded its images in every epoch and kept its DIP outputs as a list of tensors;
 # a run whose loader is one tensor is the nearest to it that has none.
 PUBLISHED_ARM = {"yes": ("dip", ("list", "memory")), "no": ("images", ("decode",))}
+
+# What makes a run a replay, beside the settings of a row.
+PUBLISHED_SETTINGS: dict[str, Setting] = {
+    "protocol": "paper",
+    "images": "hf:huggan/smithsonian_butterflies_subset",
+    "image_size": 128,
+    "block_out_channels": (128, 128, 256, 256, 512, 512),
+    "layers_per_block": 2,
+    "attention_levels": (4,),
+    "mixed_precision": "fp16",
+    "batch_size": 16,
+}
 
 
 @dataclass(frozen=True)
@@ -119,18 +132,8 @@ def ours(row: PublishedRow, found: Iterable[Outcome]) -> Outcome | None:
     )
 
 
-def suite_of(rows: Iterable[PublishedRow]) -> str:
-    """A suite file that asks for the settings of `rows`; all else at its default."""
-    grids = [
-        "[[grid]]\n" + "\n".join(f"{name} = {_toml(value)}" for name, value in row.settings.items())
-        for row in rows
-    ]
-    head = (
-        'title = "The settings of the published table"\nabout = "Net, size and images are ours."\n'
-        '[base]\nprotocol = "paper"\n'
+def is_replay(outcome: Outcome, device: str) -> bool:
+    """Whether an outcome has the published images, net and precision, on the class of device."""
+    return device == "cuda" and all(
+        outcome.settings.get(name) == value for name, value in PUBLISHED_SETTINGS.items()
     )
-    return "\n".join([head, *grids]) + "\n"
-
-
-def _toml(value: str | int) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(value)

@@ -29,6 +29,7 @@ from reports import claims, page, words
 from reports.figures import pictures, plots, svg
 from reports.figures.plots import ForestRow
 from reports.load import load_run, plain_text, without_home
+from reports.tables import Outcome
 from tests.test_report_tables import Folder, case, images, record, row, toy_run
 
 ROOT = Path(__file__).parents[1]
@@ -484,12 +485,21 @@ def test_the_published_table_is_whole() -> None:
     assert effect.p == 2 / 64
 
 
-def test_the_suite_of_the_published_table_is_one_that_bench_reads() -> None:
-    rows = claims.published_rows()
-    found = suite.parse(claims.suite_of(rows), "published.toml", "published")
-    assert len(found.cases) == 14
-    for published, asked in zip(rows, found.cases, strict=True):
-        assert published.settings.items() <= asked.settings.items()
+def outcome_of(settings: dict[str, Setting]) -> Outcome:
+    made = record("a", ["x"], "x", case(0, 1, **settings))
+    return Outcome(made, (), frozenset(), frozenset())
+
+
+def test_only_what_the_publication_had_is_a_replay() -> None:
+    replays = [outcome_of(one.settings) for one in suite.load("paper").cases]
+    assert len(replays) == 14
+    assert all(claims.is_replay(one, "cuda") for one in replays)
+    assert not any(claims.is_replay(one, "cpu") for one in replays)
+    for name in claims.PUBLISHED_SETTINGS:
+        other = outcome_of({**replays[0].settings, name: "another"})
+        assert not claims.is_replay(other, "cuda"), name
+    small = [outcome_of(one.settings) for one in suite.load("paper-cpu").cases]
+    assert not any(claims.is_replay(one, "cuda") for one in small)
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -220,7 +220,7 @@ def test_corrected_has_the_published_axes_for_each_arm_that_generates(name: str)
 
 @pytest.mark.parametrize("name", ["corrected", "corrected-cpu", "restoration", "restoration-cpu"])
 def test_what_is_corrected_sets_off_no_rail_but_those_it_is_there_to_show(name: str) -> None:
-    expected = ("terminal SNR", "num_samples = 16", "start_from = dip with weights 0.5 and 0.5")
+    expected = ("terminal SNR", "num_samples = 16", "start_from = dip with weights")
     for case in suite.load(name).cases:
         for warning in guard_rails(suite.pipeline_config((case,)), "cpu"):
             assert warning.startswith(expected)

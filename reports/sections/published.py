@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.stats import Effect, Pair, paired_ratio
-from reports.blocks import Block, Cell, Code, Figure, Section, Table, Text
+from reports.blocks import Block, Cell, Figure, Section, Table, Text
 from reports.claims import (
     PUBLISHED_ARM,
     PublishedRow,
+    is_replay,
     ours,
     published_effect,
     published_pairs,
     published_rows,
-    suite_of,
 )
 from reports.context import (
     ALL_PAIRS_PSNR,
@@ -63,8 +63,7 @@ def published(report: Report) -> Section:
     )
     blocks: list[Block] = [
         Text(
-            "Other data, another net and another size: an analogue. Absolute seconds are not "
-            "comparable between the columns; ratios within a column are. The publication decoded "
+            f"{_scope(report, there)} The publication decoded "
             "its images in every epoch and held its DIP outputs as tensors, so its ratio mixes the "
             f"loader with DIP. {_floor_words(report)}"
         ),
@@ -72,17 +71,26 @@ def published(report: Report) -> Section:
         _published_table(rows, there),
         *_score_words(report, there),
     ]
-    wanted = [row for row, outcome in zip(rows, there, strict=True) if outcome is None]
-    if wanted:
-        blocks += [
+    if count < len(rows):
+        blocks.append(
             Text(
-                f"To measure {'it' if len(wanted) == 1 else f'the {len(wanted)}'} on a folder of "
-                "images, save the text below as published.toml: `python -m bench run "
-                "published.toml --images FOLDER`"
-            ),
-            Code(suite_of(wanted), "published.toml"),
-        ]
+                "All rows are measured by `python -m bench run paper` (the published net and "
+                "images) or `python -m bench run paper-cpu` (small, for two cores)."
+            )
+        )
     return Section("published", "Published table beside ours", finding, blocks)
+
+
+def _scope(report: Report, there: Sequence[Outcome | None]) -> str:
+    """Whether this run has what the publication had, row by row."""
+    found = [one for one in there if one is not None]
+    device = report.run.environment.device
+    if found and all(is_replay(one, device) for one in found):
+        return "Replay: the published images, net, precision and class of device."
+    return (
+        "Other images, another net, precision or class of device: an analogue. Absolute seconds "
+        "are not comparable between the columns; ratios within a column are."
+    )
 
 
 def _published_forest(report: Report, theirs: Effect) -> Figure:
