@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +22,8 @@ from rich.table import Column, Table
 from bench.records import Case, Costs, Plan, Record, Run, StageRow, UnitSpec, UnitSummary
 
 WIDTH_IN_A_PIPE = 160
+
+One = TypeVar("One", Case, Record)
 
 
 def console() -> Console:
@@ -165,26 +170,37 @@ _SETTINGS = {
 
 
 def summary(run: Run) -> Table:
-    """A row for each outcome: what tells it from the others, what it cost, how it scored."""
+    """A row for each setting: what tells it from the others, what it cost, how it scored.
+
+    Of several seeds and repeats the mean is shown, and how many they are.
+    """
     costs = Costs(run.plan, run.stage_rows())
-    records = sorted(run.records(), key=_order)
+    records = run.records()
     varied = _varied(records)
-    table = _table(f"{run.plan.suite}: seconds and scores of each outcome", varied, records)
-    for name in ("train s", "total s", "eps loss", "all-pairs dB", "paired dB"):
+    table = _table(f"{run.plan.suite}: seconds and scores of each setting", varied, records)
+    for name in ("runs", "train s", "total s", "eps loss", "all-pairs dB", "paired dB"):
         table.add_column(name, justify="right")
     table.add_column("status")
-    for record in records:
-        bill = _bill(record, costs)
+    for group in _same_settings(records):
+        bills = [_bill(record, costs) for record in group]
+        scores = ("eps_loss", "all_pairs_psnr", "paired_psnr")
         table.add_row(
-            *_cells(record, varied),
-            _total(bill, "train_ddpm"),
-            _total(bill),
-            _score(record, "eps_loss"),
-            _score(record, "all_pairs_psnr"),
-            _score(record, "paired_psnr"),
-            record.status + (f" ({record.repeat})" if record.repeat > 1 else ""),
+            *_cells(group[0], varied),
+            str(len(group)),
+            _mean([_total(bill, "train_ddpm") for bill in bills], 2) or "–",
+            _mean([_total(bill) for bill in bills], 2) or "–",
+            *(_mean([record.scores.get(name) for record in group], 3) for name in scores),
+            statuses(group),
         )
     return table
+
+
+def statuses(records: Iterable[Record]) -> str:
+    """ok; 5 ok, 1 error."""
+    counts = Counter(record.status for record in records)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
 
 
 def cases(found: Sequence[Case], suite: str) -> Table:
@@ -203,11 +219,11 @@ def cases(found: Sequence[Case], suite: str) -> Table:
     return table
 
 
-def _same_settings(found: Iterable[Case]) -> list[list[Case]]:
-    """Cases that differ in seed and repeat alone, together."""
-    groups: dict[str, list[Case]] = {}
-    for case in sorted(found, key=_order):
-        groups.setdefault(repr(sorted(case.settings.items())), []).append(case)
+def _same_settings(found: Iterable[One]) -> list[list[One]]:
+    """Those that differ in seed and repeat alone, together."""
+    groups: dict[str, list[One]] = {}
+    for one in sorted(found, key=_order):
+        groups.setdefault(repr(sorted(one.settings.items())), []).append(one)
     return list(groups.values())
 
 
@@ -268,13 +284,15 @@ def _order(one: Case | Record) -> tuple[object, ...]:
     return (*values, one.seed, one.repeat)
 
 
-def _total(bill: Iterable[StageRow | None], function: str | None = None) -> str:
-    """The seconds of a bill, or of one function's part of it; a dash if they are not known."""
+def _total(bill: Iterable[StageRow | None], function: str | None = None) -> float | None:
+    """The seconds of a bill, or of one function's part of it; None if they are not known."""
     rows = list(bill)
     wanted = [row for row in rows if row is None or function in (None, row.function)]
     known = [row.seconds for row in wanted if row is not None and row.seconds is not None]
-    return f"{sum(known):.2f}" if known and len(known) == len(wanted) else "–"
+    return sum(known) if known and len(known) == len(wanted) else None
 
 
-def _score(record: Record, name: str) -> str:
-    return f"{record.scores[name]:.3f}" if name in record.scores else ""
+def _mean(values: Iterable[float | None], digits: int) -> str:
+    """The mean of those that are known; empty if none is."""
+    known = [value for value in values if value is not None]
+    return f"{fmean(known):.{digits}f}" if known else ""

@@ -560,16 +560,32 @@ def test_a_failed_unit_of_priors_is_not_called_ok(
     assert all(line.endswith("timeout") for line in lines)
 
 
+def test_the_summary_is_the_mean_over_seeds(engine: Timed, tmp_path: Path) -> None:
+    grid = '[[grid]]\ntask = "restore"\nstart_from = ["nlm", "tv"]\nnum_inference_steps = 0\n'
+    text = f"{BASE}{grid}num_images = 4\nepochs = 1\nseed = [0, 1]\n"
+    run = run_all(new_run(tmp_path / "run", engine, text), engine)
+    screen = Console(width=120, record=True, file=io.StringIO())
+    screen.print(display.summary(run))
+    rows = [row.split() for row in screen.export_text().splitlines()[2:]]
+    assert [row[0] for row in rows] == ["nlm", "tv"]
+    for start, runs, *_, psnr, status in rows:
+        found = [one for one in run.records() if one.settings["start_from"] == start]
+        assert (runs, len(found), status) == ("2", 2, "ok")
+        scores = [one.scores["paired_psnr"] for one in found]
+        assert scores[0] != scores[1]
+        assert psnr == f"{sum(scores) / 2:.3f}"
+
+
 def test_the_summary_has_the_settings_that_differ(run: Run) -> None:
     screen = Console(width=120, record=True, file=io.StringIO())
     screen.print(display.summary(run))
     head, *rows = screen.export_text().splitlines()[1:]
     # One loader and one schedule: neither needs a column.
     names = ["train_on", "num_images", "epochs", "start_from", "num_inference_steps"]
-    assert head.split()[:5] == ["on", "images", "epochs", "from", "steps"]
+    assert head.split()[:6] == ["on", "images", "epochs", "from", "steps", "runs"]
     assert len(rows) == NUM_CASES
     assert "…" not in "".join((head, *rows))
-    scores = {tuple(row.split()[:5]): row.split()[5:] for row in rows}
+    scores = {tuple(row.split()[:5]): row.split()[6:] for row in rows}
     for record in run.records():
         s = record.settings
         key = tuple(str(s[name]) for name in names)
