@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from bench import display, records, runner, suite
+from bench.cases import functions_of
 from bench.engines import open_engine
 from bench.records import Plan, Run, UnitSpec, UserError
+from bench.units import plan_units
 from dipddpm.config import VERSION
 from dipddpm.lookup import look_in
 from dipddpm.sources import ImageSource, open_source
@@ -120,7 +122,7 @@ def list_suites(options: argparse.Namespace) -> int:
     screen = display.console()
     for name in suite.names():
         found = suite.load(name)
-        units = suite.units(found, seed=0, device="cpu")
+        units = plan_units(found, seed=0, device="cpu")
         screen.print(f"{name}: {found.title}", style="bold", markup=False)
         screen.print(f"  {len(found.cases)} cases in {len(units)} units", markup=False)
         screen.print(f"  {' '.join(found.about.split())}", markup=False)
@@ -130,7 +132,7 @@ def list_suites(options: argparse.Namespace) -> int:
 def run_suite(options: argparse.Namespace) -> int:
     found = suite.load(options.suite, seed=options.seed, images=options.images)
     seed = options.seed or 0
-    units = suite.units(found, seed=seed, device="cpu", keep_checkpoints=options.keep_checkpoints)
+    units = plan_units(found, seed=seed, device="cpu", keep_checkpoints=options.keep_checkpoints)
     where = "--images" if options.images else options.suite
     if options.dry_run:
         return _show(found, units, where)
@@ -202,7 +204,7 @@ def _functions(run: Run) -> dict[str, str]:
     for spec in run.plan.units:
         look_in(spec.functions)
     try:
-        return suite.functions_of(case for spec in run.plan.units for case in spec.cases)
+        return functions_of(case for spec in run.plan.units for case in spec.cases)
     except ValueError as error:
         raise UserError(f"{run.folder}: {error}") from error
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 from rich.table import Table
 
+from bench.cases import pipeline_config
 from bench.ledger import BookingLedger
 from bench.records import UnitSpec
-from bench.suite import pipeline_config
 from dipddpm.config import Context
 from dipddpm.pipeline import make_shared, run_pipeline
 from dipddpm.sources import EncodedImages, ImageSource

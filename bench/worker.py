@@ -19,11 +19,11 @@ import torch
 
 from bench import records
 from bench.artifacts import Artifacts
+from bench.cases import outcome_config, pipeline_config
 from bench.ledger import MeasuringLedger
 from bench.lifeline import end_with
 from bench.meters import SharedCounter, Spans
 from bench.records import Case, Record, Status, UnitSpec, UnitSummary
-from bench.suite import outcome_config, pipeline_config
 from bench.warmup import wake
 from dipddpm.config import Context, OutcomeConfig
 from dipddpm.dip import fit_priors

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from bench.artifacts import Artifacts
+from bench.cases import pipeline_config
 from bench.ledger import BookingLedger, MeasuringLedger
 from bench.meters import Spans
-from bench.suite import pipeline_config
 from dipddpm import dip as dip_module
 from dipddpm.arms import STARTS, TARGETS, start_blur, start_nlm
 from dipddpm.config import (

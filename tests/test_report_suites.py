@@ -14,6 +14,7 @@ from markupsafe import Markup
 from bench import suite
 from bench.records import Record, Setting, StageRow, UnitSpec
 from bench.stats import Effect, Pair, paired_difference, paired_ratio
+from bench.units import plan_units
 from bench.verdicts import judge
 from reports import claims, words
 from reports.context import EPS_LOSS, KID, ON_DIP, ON_IMAGES, PER_IMAGE, TOTAL_SECONDS, Report
@@ -513,7 +514,7 @@ def made_up(spec: UnitSpec) -> tuple[list[StageRow], list[Record]]:
 @pytest.mark.parametrize("name", suite.names())
 def test_the_page_of_each_suite_has_what_the_suite_is_for(tmp_path: Path, name: str) -> None:
     folder = Folder(tmp_path / "run")
-    for spec in suite.units(suite.load(name), seed=0, device="cpu"):
+    for spec in plan_units(suite.load(name), seed=0, device="cpu"):
         if spec.kind == "train":
             rows, found = made_up(spec)
             folder.unit(spec.unit, rows, found)

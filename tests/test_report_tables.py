@@ -19,7 +19,8 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save
 
-from bench import records, suite
+from bench import records
+from bench.cases import FIELDS, OUTCOME_FIELDS
 from bench.records import (
     Case,
     Environment,
@@ -481,8 +482,8 @@ def test_every_stage_of_the_pipeline_has_a_group() -> None:
 
 
 def test_the_settings_of_an_outcome_are_those_of_the_suite() -> None:
-    assert set(suite.OUTCOME_FIELDS) == OUTCOME_SETTINGS
-    assert set(suite.FIELDS) >= NEEDED_SETTINGS
+    assert set(OUTCOME_FIELDS) == OUTCOME_SETTINGS
+    assert set(FIELDS) >= NEEDED_SETTINGS
 
 
 def test_a_record_without_settings_is_a_failure(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from bench import dryrun, suite
+from bench.cases import FIELDS, OUTCOME_FIELDS, pipeline_config
 from bench.records import UnitSpec, UserError
+from bench.units import plan_units
 from dipddpm.config import (
     ARMS,
     CORRECTED,
@@ -33,7 +35,7 @@ def parse(body: str) -> suite.Suite:
 
 
 def units_of(body: str, seed: int = 0) -> list[UnitSpec]:
-    return suite.units(parse(body), seed=seed, device="cpu")
+    return plan_units(parse(body), seed=seed, device="cpu")
 
 
 def runs_of(body: str) -> list[UnitSpec]:
@@ -69,14 +71,14 @@ def test_a_case_spells_out_every_setting_and_builds_its_config() -> None:
         "[[grid]]\nepochs = 7\nt0 = 300\nstart_from = 'dip'\ntask = 'restore'\n"
         "num_inference_steps = 9\nlearning_rate = 1\nnum_images = 20\n"
     ).cases[0]
-    config = suite.pipeline_config((case,))
+    config = pipeline_config((case,))
     sampling = SamplingConfig(task="restore", start_from="dip", t0=300, num_inference_steps=9)
     assert config == PipelineConfig(
         data=DataConfig(num_images=20),
         training=TrainingConfig(learning_rate=1.0),
         outcomes=(OutcomeConfig(epochs=7, sampling=sampling),),
     )
-    assert set(case.settings) == {*suite.FIELDS, "images", "protocol"}
+    assert set(case.settings) == {*FIELDS, "images", "protocol"}
     assert case.settings["images"] == OBJECTS
 
 
@@ -352,7 +354,7 @@ def test_functions_of_ones_own_lie_beside_the_suite_and_are_known_by_their_conte
     digest = hashlib.sha256((tmp_path / "suite_arms.py").read_bytes()).hexdigest()
     assert found.functions() == {"suite_arms:target": digest, "suite_arms:start": digest}
     assert found.folder == str(tmp_path)
-    units = suite.units(found, seed=0, device="cpu")
+    units = plan_units(found, seed=0, device="cpu")
     assert {unit.functions for unit in units} == {str(tmp_path)}
     # What asks for priors shares those of the start that is a prior.
     [priors] = [unit for unit in units if unit.kind == "shared"]
@@ -381,12 +383,12 @@ def test_units_hold_every_case_once_and_share_nets_and_priors() -> None:
     # own.
     assert len(train) == 5
     for unit in train:
-        assert len({suite.pipeline_config((case,)).data for case in unit.cases}) == 1
+        assert len({pipeline_config((case,)).data for case in unit.cases}) == 1
     # One unit makes the priors of both sizes, one those of the starts.
     priors = {unit.unit: unit for unit in units if unit.kind == "shared"}
     assert len(priors) == 2
     for unit in train:
-        configs = [suite.pipeline_config((case,)) for case in unit.cases]
+        configs = [pipeline_config((case,)) for case in unit.cases]
         needs_target = configs[0].train_on in ("dip", "blur")
         needs_start = any(c.outcomes[0].sampling.start_from == "dip" for c in configs)
         assert len(unit.needs) == needs_target + needs_start
@@ -407,7 +409,7 @@ def test_the_order_is_random_priors_first_and_a_function_of_the_seed() -> None:
     found = suite.load("quick")
 
     def order(seed: int) -> list[UnitSpec]:
-        return suite.units(found, seed=seed, device="cpu")
+        return plan_units(found, seed=seed, device="cpu")
 
     assert order(1) == order(1)
     assert [u.unit for u in order(1)] != [u.unit for u in order(2)]
@@ -419,8 +421,8 @@ def test_the_order_is_random_priors_first_and_a_function_of_the_seed() -> None:
 def test_the_sides_of_a_comparison_follow_each_other_in_either_order() -> None:
     found, first = suite.load("quick"), set()
     for seed in range(8):
-        units = suite.units(found, seed=seed, device="cpu")
-        runs = [suite.pipeline_config(u.cases) for u in units if u.kind == "train"]
+        units = plan_units(found, seed=seed, device="cpu")
+        runs = [pipeline_config(u.cases) for u in units if u.kind == "train"]
         blocks = [
             (key, [config.train_on for config in block])
             for key, block in itertools.groupby(runs, key=lambda c: (c.data, c.schedule))
@@ -449,8 +451,8 @@ def test_the_report_knows_what_a_training_run_does_not_depend_on() -> None:
     # reports may not import bench.suite, so it keeps a list of its own.
     from reports.tables import OUTCOME_SETTINGS
 
-    assert suite.OUTCOME_FIELDS.keys() == OUTCOME_SETTINGS
+    assert OUTCOME_FIELDS.keys() == OUTCOME_SETTINGS
 
 
 def test_a_context_is_not_a_setting() -> None:
-    assert not {field for field in vars(Context()) if field != "seed"} & set(suite.FIELDS)
+    assert not {field for field in vars(Context()) if field != "seed"} & set(FIELDS)

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from bench import dryrun, suite
+from bench.cases import pipeline_config
 from bench.records import Case
+from bench.units import plan_units
 from dipddpm.config import ARMS, CORRECTED, PAPER, STARTS, starts_from_priors, takes_features
 from dipddpm.guard_rails import guard_rails
 from dipddpm.sources import open_source
@@ -38,7 +40,7 @@ def settings_in(found: list[Case], *names: str) -> Counter[tuple[Any, ...]]:
 @pytest.mark.parametrize("name", suite.names())
 def test_a_suite_that_ships_can_run(name: str) -> None:
     found = suite.load(name)
-    units = suite.units(found, seed=0, device="cpu")
+    units = plan_units(found, seed=0, device="cpu")
     there = [
         (case.case_id, case.repeat) for unit in units if unit.kind == "train" for case in unit.cases
     ]
@@ -212,7 +214,7 @@ def test_corrected_has_the_published_axes_for_each_arm_that_generates(name: str)
             (1000, "linear"), (500, "linear"), (500, "squaredcos_cap_v2"),
         }  # fmt: skip
         # KID is taken of each seed.
-        configs = {case.seed: suite.pipeline_config((case,)) for case in arm
+        configs = {case.seed: pipeline_config((case,)) for case in arm
                    if int(str(case.settings["num_samples"])) >= 100}  # fmt: skip
         assert len(configs) >= 6
         assert all(takes_features(one.data, one.outcomes[0].sampling) for one in configs.values())
@@ -222,7 +224,7 @@ def test_corrected_has_the_published_axes_for_each_arm_that_generates(name: str)
 def test_what_is_corrected_sets_off_no_rail_but_those_it_is_there_to_show(name: str) -> None:
     expected = ("terminal SNR", "num_samples = 16", "start_from = dip with weights")
     for case in suite.load(name).cases:
-        for warning in guard_rails(suite.pipeline_config((case,)), "cpu"):
+        for warning in guard_rails(pipeline_config((case,)), "cpu"):
             assert warning.startswith(expected)
 
 
@@ -245,7 +247,7 @@ def test_restoration_has_every_start_beside_itself(name: str) -> None:
             assert len(settings_in(sampled, "t0")) >= 2
         assert len({case.seed for case in there}) >= 6
     # One net a seed serves them all.
-    runs = [unit for unit in suite.units(suite.load(name), seed=0, device="cpu")
+    runs = [unit for unit in plan_units(suite.load(name), seed=0, device="cpu")
             if unit.kind == "train"]  # fmt: skip
     assert len(runs) == len({case.seed for case in found})
     assert any(starts_from_priors(str(case.settings["start_from"])) for case in found)

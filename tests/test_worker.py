@@ -507,9 +507,9 @@ def test_a_unit_past_its_time_is_ended(engine: Timed, tmp_path: Path) -> None:
 
 def test_a_score_that_is_no_number_has_a_status(tmp_path: Path) -> None:
     from bench.artifacts import Artifacts
+    from bench.cases import pipeline_config
     from bench.ledger import MeasuringLedger
     from bench.meters import Spans
-    from bench.suite import pipeline_config
     from bench.worker import _record
     from dipddpm.config import Context
     from dipddpm.pipeline import run_pipeline

@@ -8,6 +8,7 @@ from pathlib import Path
 from bench import display, runner, suite
 from bench.engines import Engine
 from bench.records import Plan, Run, UnitSpec
+from bench.units import plan_units
 from dipddpm.sources import open_source
 
 SUITE = """
@@ -60,7 +61,7 @@ def toy_suite(text: str = SUITE, file: str = "toy.toml") -> suite.Suite:
 
 def toy_units(text: str = SUITE, file: str = "toy.toml") -> list[UnitSpec]:
     found = toy_suite(text, file)
-    return suite.units(found, seed=0, device="cpu")
+    return plan_units(found, seed=0, device="cpu")
 
 
 def new_run(folder: Path, engine: Engine, text: str = SUITE, *, file: str = "toy.toml") -> Run:

@@ -1,0 +1,208 @@
+"""From the cases of a suite to the units that run them, each in a process. Imports no torch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from bench.cases import (
+    OUTCOME_FIELDS,
+    build,
+    digest,
+    fields_of,
+    new_case,
+    outcome_config,
+    pipeline_config,
+    settings_of,
+)
+from bench.records import Case, Setting, UnitSpec, UserError
+from bench.suite import Suite
+from dipddpm.config import (
+    MIN_FOR_FEATURES,
+    DataConfig,
+    DIPConfig,
+    LoaderConfig,
+    OutcomeConfig,
+    PipelineConfig,
+    RestorationConfig,
+    SamplingConfig,
+    UNetConfig,
+    starts_from_priors,
+    takes_features,
+    targets_priors,
+)
+
+# What tells the arms of a comparison apart.
+_ARM_FIELDS = {"train_on", "condition_on", *fields_of(LoaderConfig)}
+
+
+def plan_units(
+    suite: Suite, *, seed: int, device: str, keep_checkpoints: bool = False
+) -> list[UnitSpec]:
+    """The units of a suite in the order in which they run: what runs share first, then the runs.
+
+    Training runs that differ in their arm alone follow each other, so that a drift of the machine
+    hits both sides of a comparison; the order is random within them and among them.
+    Raises UserError if the outcomes of one training run do not go together.
+    """
+    groups: dict[str, list[Case]] = {}
+    for case in suite.cases:
+        groups.setdefault(digest([_run_settings(case), case.seed, case.repeat]), []).append(case)
+    # What identifies a shared unit -> its cases by their id; and what each run needs of them.
+    shared: dict[str, dict[str, Case]] = {}
+    needed: list[tuple[tuple[Case, ...], list[str]]] = []
+    for group in map(tuple, groups.values()):
+        try:
+            pipeline_config(group)
+        except ValueError as error:
+            raise UserError(f"{suite.file}: {error}") from error
+        wants = dict(_shared_by(group))
+        needed.append((group, list(wants)))
+        for key, wanted in wants.items():
+            shared.setdefault(key, {})[wanted.case_id] = wanted
+
+    given = {
+        "images": suite.images,
+        "functions": suite.folder,
+        "device": device,
+        "keep_checkpoints": keep_checkpoints,
+    }
+    shared_units = {
+        key: _shared_unit(tuple(cases.values()), **given) for key, cases in shared.items()
+    }
+    train_units = [
+        _train_unit(group, tuple(shared_units[key].unit for key in keys), **given)
+        for group, keys in needed
+    ]
+    order = random.Random(seed)
+    return [
+        *order.sample(list(shared_units.values()), len(shared_units)),
+        *_interleaved(train_units, order),
+    ]
+
+
+def _run_settings(case: Case) -> dict[str, Setting]:
+    """The settings that a training run depends on."""
+    asked = set(OUTCOME_FIELDS)
+    if case.settings["lr_schedule"] == "cosine":
+        asked.remove("epochs")
+    if case.settings["condition_on"] != "nothing":
+        asked.remove("degradation_sigma")
+    return {key: value for key, value in case.settings.items() if key not in asked}
+
+
+def _interleaved(units: list[UnitSpec], order: random.Random) -> list[UnitSpec]:
+    blocks: dict[str, list[UnitSpec]] = {}
+    for unit in units:
+        case = unit.cases[0]
+        settings = _run_settings(case)
+        same = {key: value for key, value in settings.items() if key not in _ARM_FIELDS}
+        blocks.setdefault(digest([same, case.seed]), []).append(unit)
+    for block in blocks.values():
+        order.shuffle(block)
+    shuffled = order.sample(list(blocks.values()), len(blocks))
+    return [unit for block in shuffled for unit in block]
+
+
+_RESTORATION_FIELDS = fields_of(RestorationConfig).keys()
+
+
+def _shared_by(cases: tuple[Case, ...]) -> Iterator[tuple[str, Case]]:
+    """What a training run shares with others: what identifies the unit that makes it, its case."""
+    for case in cases:
+        settings, sampling = case.settings, outcome_config(case).sampling
+        data: DataConfig = build(DataConfig, settings)
+        if targets_priors(str(settings["train_on"])):
+            # One unit makes the priors of every number of images: prefixes share their chunks.
+            wanted = _least(case, {"num_images"}, train_on="dip")
+            rest = {key: value for key, value in wanted.settings.items() if key != "num_images"}
+            yield digest([rest, case.seed]), wanted
+        if settings["condition_on"] == "dip":
+            kept = {"condition_on", "num_images", "num_held_out", *_RESTORATION_FIELDS}
+            wanted = _least(case, kept, task="restore")
+            yield wanted.case_id, wanted
+        if starts_from_priors(sampling.start_from):
+            kept = {"num_held_out", "num_samples", *_RESTORATION_FIELDS}
+            wanted = _least(case, kept, task="restore", start_from="dip")
+            yield wanted.case_id, wanted
+        if takes_features(data, sampling):
+            wanted = _least(case, {"num_held_out"}, seed=0, num_samples=MIN_FOR_FEATURES)
+            yield wanted.case_id, wanted
+
+
+def _least(case: Case, kept: set[str], *, seed: int | None = None, **asked: Setting) -> Case:
+    """The case that asks for nothing but `asked`: everything else is the least there is.
+
+    kept: the settings of `case` that what is asked depends on, beside those of a fit of priors
+    """
+    if "num_samples" not in asked:
+        kept = {*kept, *fields_of(DIPConfig)}
+    outcome = OutcomeConfig(epochs=1, sampling=SamplingConfig(num_inference_steps=1, num_samples=1))
+    least = PipelineConfig(
+        data=DataConfig(num_images=1, num_held_out=0),
+        unet=UNetConfig(block_out_channels=(8,), attention_levels=()),
+        outcomes=(outcome,),
+    )
+    settings = {key: case.settings[key] for key in (*kept, "image_size")}
+    return new_case(
+        {**settings_of(least), **settings_of(outcome), **settings, **asked},
+        str(case.settings["images"]),
+        case.seed if seed is None else seed,
+        repeat=1,
+    )
+
+
+def _train_unit(cases: tuple[Case, ...], needs: tuple[str, ...], **given: Any) -> UnitSpec:
+    config = pipeline_config(cases)
+    words = [
+        "train", config.train_on.replace(":", "."), config.loading.loader, config.data.num_images,
+        config.schedule.num_train_timesteps, config.schedule.beta_schedule.split("_")[0],
+    ]  # fmt: skip
+    num_steps = config.milestones[-1] * config.steps_per_epoch + sum(
+        outcome.sampling.num_inference_steps for outcome in config.outcomes
+    )
+    name = _unit_name(words, cases)
+    return UnitSpec(unit=name, kind="train", cases=cases, needs=needs, num_steps=num_steps, **given)
+
+
+def _shared_unit(cases: tuple[Case, ...], **given: Any) -> UnitSpec:
+    configs = [pipeline_config((case,)) for case in cases]
+    first = configs[0]
+    sampling = first.outcomes[0].sampling
+    counts = [config.data.num_images for config in configs]
+    if targets_priors(first.train_on):
+        what = "priors-train"
+        num_steps = first.dip.num_iter * _num_chunks(counts, first.dip)
+    elif first.condition_on == "dip":
+        what = "priors-condition"
+        chunks = _num_chunks(counts, first.dip) + _num_chunks([first.data.num_held_out], first.dip)
+        num_steps = first.dip.num_iter * chunks
+    elif starts_from_priors(sampling.start_from):
+        what, counts = "priors-held-out", [sampling.num_samples]
+        num_steps = first.dip.num_iter * _num_chunks(counts, first.dip)
+    else:
+        what, counts, num_steps = "features", [first.data.num_held_out], 0
+    name = _unit_name([what, max(counts)], cases)
+    return UnitSpec(unit=name, kind="shared", cases=cases, num_steps=num_steps, **given)
+
+
+def _num_chunks(counts: Iterable[int], dip: DIPConfig) -> int:
+    """Fits that it takes for so many images, where a set that is a prefix shares its chunks."""
+    return len(
+        {
+            (first, min(first + dip.images_per_fit, count))
+            for count in counts
+            for first in range(0, count, dip.images_per_fit)
+        }
+    )
+
+
+def _unit_name(words: list[Any], cases: tuple[Case, ...]) -> str:
+    case = cases[0]
+    if case.seed:
+        words.append(f"seed{case.seed}")
+    if case.repeat > 1:
+        words.append(f"repeat{case.repeat}")
+    identity = digest([[case.case_id, case.repeat] for case in cases])
+    return "-".join(map(str, (*words, identity[:6])))
