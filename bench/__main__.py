@@ -119,6 +119,7 @@ def _seconds(text: str) -> float:
 
 
 def list_suites(options: argparse.Namespace) -> int:
+    """`bench list`: each bundled suite, its size and what it costs."""
     screen = display.console()
     for name in suite.names():
         found = suite.load(name)
@@ -130,6 +131,7 @@ def list_suites(options: argparse.Namespace) -> int:
 
 
 def run_suite(options: argparse.Namespace) -> int:
+    """`bench run`: makes the run folder, works through its units, and builds the report."""
     found = suite.load(options.suite, seed=options.seed, images=options.images)
     seed = options.seed or 0
     units = plan_units(found, seed=seed, device="cpu", keep_checkpoints=options.keep_checkpoints)
@@ -175,6 +177,7 @@ def _show(found: suite.Suite, units: list[UnitSpec], where: str) -> int:
 
 
 def resume_run(options: argparse.Namespace) -> int:
+    """`bench resume`: what a run has not finished, on the same images, code and device."""
     run = Run.open(_run_folder(options.run))
     _check_same(run, _describe(options, run.plan.device))
     if options.retry_failed:
@@ -217,6 +220,7 @@ def _open(images: str, where: str) -> ImageSource:
 
 
 def show_status(options: argparse.Namespace) -> int:
+    """`bench status`: 0 if every unit is done and every outcome ok, else 1."""
     run = Run.open(_run_folder(options.run))
     screen = display.console()
     if not options.quiet:
@@ -226,6 +230,7 @@ def show_status(options: argparse.Namespace) -> int:
 
 
 def clean_run(options: argparse.Namespace) -> int:
+    """`bench clean`: deletes what no report needs, or with --all the run."""
     run = Run.open(_run_folder(options.run))
     with runner.locked(run.folder):
         if options.all:

@@ -125,4 +125,5 @@ class Artifacts:
 
 
 def artifact_path(folder: Path, key: str) -> Path:
+    """Where a unit keeps the result of the stage with that key."""
     return folder / f"{key}.safetensors"

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from dipddpm.config import MixedPrecision
+from dipddpm.encoded import EncodedImages
 from dipddpm.images import ImageSet, load
-from dipddpm.sources import EncodedImages
 
 
 class DecodedFiles(Dataset[Tensor]):

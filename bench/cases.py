@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from bench.records import Case, Setting
-from dipddpm.config import OutcomeConfig, PipelineConfig, field_types
+from dipddpm.checks import field_types
+from dipddpm.config import OutcomeConfig, PipelineConfig
 from dipddpm.lookup import source_file
 
 
@@ -24,6 +25,7 @@ def pipeline_config(cases: tuple[Case, ...]) -> PipelineConfig:
 
 
 def outcome_config(case: Case) -> OutcomeConfig:
+    """What is asked of the net. Raises ValueError with the field and its value."""
     config: OutcomeConfig = build(OutcomeConfig, case.settings)
     return config
 
@@ -80,10 +82,12 @@ def settings_of(config: Any) -> dict[str, Setting]:
 
 
 def new_case(settings: dict[str, Setting], images: str, seed: int, repeat: int) -> Case:
+    """A case, named by what it computes: of its settings, images and seed, not of its repeat."""
     settings = {**settings, "images": images}
     return Case(case_id=digest([settings, seed]), repeat=repeat, seed=seed, settings=settings)
 
 
 def digest(content: list[Any]) -> str:
+    """12 hexadecimal digits for what JSON can say."""
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

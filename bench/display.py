@@ -27,6 +27,7 @@ One = TypeVar("One", Case, Record)
 
 
 def console() -> Console:
+    """For the terminal, or as wide as the tables where there is none."""
     found = Console(highlight=False)
     return found if found.is_terminal else Console(highlight=False, width=WIDTH_IN_A_PIPE)
 

@@ -11,8 +11,9 @@ from bench.cases import pipeline_config
 from bench.ledger import BookingLedger
 from bench.records import UnitSpec
 from dipddpm.config import Context
+from dipddpm.encoded import EncodedImages
 from dipddpm.pipeline import make_shared, run_pipeline
-from dipddpm.sources import EncodedImages, ImageSource
+from dipddpm.sources import ImageSource
 
 # Beyond it, the number of images of a dry run is taken for this.
 MAX_IMAGES = 20_000
@@ -49,6 +50,7 @@ def _stand_in() -> ImageSource:
 
 
 def table(units: list[UnitSpec]) -> Table:
+    """How often each stage is called, by each case alone and after reuse."""
     alone, shared = book(units)
     found = Table(title=f"{len(units)} units; calls of each stage", title_justify="left")
     found.add_column("stage")

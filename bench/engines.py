@@ -42,6 +42,8 @@ class Process(Protocol):
 
 
 class Engine(Protocol):
+    """A way to start fresh processes; each gives the same records."""
+
     def start(self, unfinished: Path, environment: Mapping[str, str]) -> Process:
         """A worker on the unit in that folder, with these environment variables beside its own."""
 
@@ -53,10 +55,13 @@ class Engine(Protocol):
 
 
 def open_engine(name: EngineName) -> Engine:
+    """The engine of that name."""
     return ForkserverEngine() if name == "forkserver" else SubprocessEngine()
 
 
 class ForkserverEngine:
+    """Workers forked from a server that has loaded torch and touched no device."""
+
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
         # Loading torch touches no device and starts no thread: both are the worker's own.
@@ -80,6 +85,8 @@ class ForkserverEngine:
 
 
 class SubprocessEngine:
+    """Workers that are new interpreters; each loads torch anew."""
+
     def start(self, unfinished: Path, environment: Mapping[str, str]) -> Process:
         # The worker holds one end of a pipe; when this process is gone it sees the other end close.
         reading, writing = os.pipe()

@@ -20,7 +20,7 @@ from bench.meters import Clock, Device, Memory, SharedCounter, Spans, Steps
 from bench.records import StageRow
 from bench.warmup import warm_up
 from dipddpm.config import Context
-from dipddpm.sources import EncodedImages
+from dipddpm.encoded import EncodedImages
 from dipddpm.training import TrainedNet
 
 P = ParamSpec("P")

@@ -83,6 +83,8 @@ class UnitSpec(Row):
 
 
 class Plan(Row):
+    """What a run is to do, written before its first unit."""
+
     suite: str
     title: str
     about: str
@@ -235,6 +237,7 @@ def read_progress(unfinished: Path) -> int:
 
 
 def failure_of(case: Case, unit: str, status: Status, error: str) -> Record:
+    """The record of a case that gave no outcome."""
     return Record(
         case_id=case.case_id,
         repeat=case.repeat,

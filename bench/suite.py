@@ -49,6 +49,8 @@ class _SuiteFile(BaseModel):
 
 @dataclass(frozen=True)
 class Suite:
+    """A suite file, read and checked."""
+
     name: str
     file: str
     title: str
@@ -68,6 +70,7 @@ class Suite:
 
 
 def names() -> list[str]:
+    """The bundled suites."""
     return sorted(path.stem for path in SUITES.glob("*.toml"))
 
 

@@ -135,14 +135,14 @@ def test_encode_a_batch(measure: Measure, source: ImageSource, images: ImageSet)
 @pytest.mark.benchmark(group="arms")
 def test_blur_target(measure: Measure, images: ImageSet, context: Context) -> None:
     """Each of 16 images blurred to the PSNR of its prior."""
-    priors = degrade(images, RestorationConfig(degradation_sigma=15), context)
+    priors = degrade(images, 15, context)
     measure(lambda: blur_targets(images, priors), images=BATCH)
 
 
 @pytest.mark.benchmark(group="arms")
 def test_non_local_means(measure: Measure, images: ImageSet, context: Context) -> None:
     restoration = RestorationConfig()
-    degraded = degrade(images, restoration, context)
+    degraded = degrade(images, restoration.degradation_sigma, context)
     measure(lambda: start_nlm(degraded, restoration), images=BATCH)
 
 

@@ -169,6 +169,7 @@ def _record(
 
 
 def is_out_of_memory(error: Exception) -> bool:
+    """Whether Python's, CUDA's or torch's allocator had no more."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     # What torch's allocator on the CPU raises is a plain RuntimeError.

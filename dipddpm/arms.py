@@ -135,10 +135,7 @@ def _checked(table: Table, name: str) -> Make | None:
     @functools.wraps(make)
     def checked(**given: object) -> ImageSet:
         sets = {key: value for key, value in given.items() if isinstance(value, ImageSet)}
-        # The training images are as many as there are, whatever is asked for.
-        like = next((value for key, value in sets.items() if key != "training"), None)
-        if like is None:
-            raise TypeError(f"{name} must take the images of which it makes its own")
+        like = next(value for key, value in sets.items() if key in table.needed)
         copies = {key: ImageSet(value.pixels.clone()) for key, value in sets.items()}
         return _looked_at(name, make(**{**given, **copies}), like=like)
 

@@ -11,8 +11,7 @@ import hashlib
 import itertools
 import math
 import operator
-import types
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import (
     Annotated,
@@ -21,22 +20,23 @@ from typing import (
     Literal,
     Protocol,
     TypeVar,
-    get_args,
-    get_origin,
-    get_type_hints,
 )
 
+from dipddpm.checks import above_zero, at_least, at_most, check_types
 from dipddpm.lookup import Table
 
 VERSION = "0.1.0"
 
 Item = TypeVar("Item")
 # What these names stand for is read from the tables of the modules that hold them.
-TARGETS = Table("dipddpm.arms", "TARGETS", frozenset({"images", "priors", "context"}))
+_OF_TRAINING = frozenset({"images", "priors"})
+_OF_HELD_OUT = frozenset({"degraded", "priors", "originals"})
+TARGETS = Table("dipddpm.arms", "TARGETS", _OF_TRAINING | {"context"}, needed=_OF_TRAINING)
 STARTS = Table(
     "dipddpm.arms",
     "STARTS",
-    frozenset({"degraded", "priors", "originals", "training", "restoration", "context"}),
+    _OF_HELD_OUT | {"training", "restoration", "context"},
+    needed=_OF_HELD_OUT,
 )
 NETS = Table("dipddpm.nets", "NETS")
 SAMPLERS = Table("dipddpm.sampling", "SAMPLERS")
@@ -58,65 +58,8 @@ NetInput = Literal["own", "shared"]
 EarlyStopping = Literal["none", "es_wmv"]
 ScoreRange = Literal["common", "mixed"]
 
-
 # Two sets of 16 real images differ by a KID of 0.012 (one standard deviation), of 100 by 0.0018.
 MIN_FOR_FEATURES = 100
-
-
-@functools.cache
-def field_types(config: Hashable) -> dict[str, Any]:
-    """The type of each field of a config class, and what a name in it must be an entry of."""
-    return get_type_hints(config, include_extras=True)
-
-
-def _check_types(config: Any) -> None:
-    """A setting by another name or of another type would silently measure something else."""
-    for name, hint in field_types(config.__class__).items():
-        value = getattr(config, name)
-        options = set(get_args(hint)) if get_origin(hint) is types.UnionType else {hint}
-        if value is None and type(None) in options:
-            continue
-        if get_origin(hint) is Annotated:
-            get_args(hint)[1].check(name, value)
-        elif bool in options:
-            if not isinstance(value, bool):
-                raise ValueError(f"{name} must be true or false, got {value!r}")
-        elif get_origin(hint) is Literal:
-            if value not in get_args(hint):
-                names = ", ".join(map(str, get_args(hint)))
-                raise ValueError(f"{name} must be one of {names}, got {value!r}")
-        elif float in options:
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"{name} must be a number, got {value!r}")
-        elif int in options:
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise ValueError(f"{name} must be a whole number, got {value!r}")
-        elif hint == tuple[int, ...] and not (
-            isinstance(value, tuple) and all(type(item) is int for item in value)
-        ):
-            raise ValueError(f"{name} must be a tuple of whole numbers, got {value!r}")
-
-
-def _at_most(config: object, maximum: float, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value > maximum:
-            raise ValueError(f"{name} must be at most {maximum}, got {value}")
-
-
-def _at_least(config: object, minimum: float, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        # `not >=` also refuses NaN.
-        if value is not None and not minimum <= value < math.inf:
-            raise ValueError(f"{name} must be at least {minimum} and finite, got {value}")
-
-
-def _above_zero(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be above 0 and finite, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +71,12 @@ class DataConfig:
     num_held_out: int = 16
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _at_least(self, 11, "image_size")  # the window of ssim
-        _at_most(self, 4096, "image_size")
-        _at_least(self, 1, "num_images")
+        check_types(self)
+        at_least(self, 11, "image_size")  # the window of ssim
+        at_most(self, 4096, "image_size")
+        at_least(self, 1, "num_images")
         # Without any, the scores that need them are left out.
-        _at_least(self, 0, "num_held_out")
+        at_least(self, 0, "num_held_out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +93,9 @@ class LoaderConfig:
     flip: Flip = "device"
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _at_least(self, 0, "num_workers")
-        _at_most(self, 64, "num_workers")
+        check_types(self)
+        at_least(self, 0, "num_workers")
+        at_most(self, 64, "num_workers")
         if self.num_workers and self.loader != "decode":
             raise ValueError(
                 f"num_workers must be 0 with loader = {self.loader}, got {self.num_workers}"
@@ -187,12 +130,12 @@ class DIPConfig:
     images_per_fit: int = 16
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _at_least(self, 1, "num_iter", "images_per_fit", "es_patience")
-        _at_least(self, 1, "skip_levels", "skip_channels")
-        _at_least(self, 2, "es_window")
-        _at_least(self, 0, "reg_noise_std")
-        _above_zero(self, "prior_learning_rate")
+        check_types(self)
+        at_least(self, 1, "num_iter", "images_per_fit", "es_patience")
+        at_least(self, 1, "skip_levels", "skip_channels")
+        at_least(self, 2, "es_window")
+        at_least(self, 0, "reg_noise_std")
+        above_zero(self, "prior_learning_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +149,8 @@ class UNetConfig:
     norm_num_groups: int = 8
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _at_least(self, 1, "layers_per_block", "norm_num_groups")
+        check_types(self)
+        at_least(self, 1, "layers_per_block", "norm_num_groups")
         if not self.block_out_channels:
             raise ValueError("block_out_channels must name at least one level, got ()")
         for channels in self.block_out_channels:
@@ -246,9 +189,9 @@ class NoiseScheduleConfig:
     prediction_type: PredictionType = "epsilon"
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _at_least(self, 2, "num_train_timesteps")
-        _at_most(self, 100_000, "num_train_timesteps")
+        check_types(self)
+        at_least(self, 2, "num_train_timesteps")
+        at_most(self, 100_000, "num_train_timesteps")
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             # At the last timestep x_t is eps: a net that predicts it says nothing of x_0.
             raise ValueError(
@@ -275,10 +218,10 @@ class TrainingConfig:
     mixed_precision: MixedPrecision = "no"
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _at_least(self, 1, "batch_size")
-        _at_least(self, 0, "lr_warmup_steps")
-        _above_zero(self, "learning_rate", "max_grad_norm")
+        check_types(self)
+        at_least(self, 1, "batch_size")
+        at_least(self, 0, "lr_warmup_steps")
+        above_zero(self, "learning_rate", "max_grad_norm")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
 
@@ -293,9 +236,9 @@ class RestorationConfig:
     blur_sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _at_least(self, 0, "degradation_sigma")
-        _above_zero(self, "blur_sigma")
+        check_types(self)
+        at_least(self, 0, "degradation_sigma")
+        above_zero(self, "blur_sigma")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,9 +263,9 @@ class SamplingConfig:
     restoration: RestorationConfig = RestorationConfig()
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _at_least(self, 1, "num_samples", "t0")
-        _at_least(self, 0, "num_inference_steps", "start_image_weight", "start_noise_weight")
+        check_types(self)
+        at_least(self, 1, "num_samples", "t0")
+        at_least(self, 0, "num_inference_steps", "start_image_weight", "start_noise_weight")
         if self.num_inference_steps == 0 and self.start_from == "noise":
             raise ValueError("num_inference_steps must be at least 1 from noise, got 0")
         for name in ("start_image_weight", "start_noise_weight"):
@@ -347,8 +290,8 @@ class ScoringConfig:
     ssim_digits: int | None = None
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _at_least(self, 0, "ssim_digits")
+        check_types(self)
+        at_least(self, 0, "ssim_digits")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,8 +302,8 @@ class OutcomeConfig:
     sampling: SamplingConfig = SamplingConfig()
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _at_least(self, 1, "epochs")
+        check_types(self)
+        at_least(self, 1, "epochs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,7 +323,7 @@ class PipelineConfig:
     outcomes: tuple[OutcomeConfig, ...] = field(default=(OutcomeConfig(epochs=10),))
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         if not self.outcomes:
             raise ValueError("outcomes must name at least one outcome, got ()")
         self._check_image_size()
@@ -451,6 +394,7 @@ class Watch(Protocol):
 
 
 def unwatched(iterable: Iterable[Item], /) -> Iterable[Item]:
+    """The `Watch` that looks away."""
     return iterable
 
 
@@ -514,6 +458,7 @@ _MAX_LOG_SNR_ERROR = 0.25
 
 
 def log_snr_of(abar: float) -> float:
+    """log(abar / (1 - abar)), for abar in [0, 1)."""
     return math.log(abar / (1 - abar)) if abar else -math.inf
 
 

@@ -39,6 +39,7 @@ def build_unet(unet: UNetConfig, image_size: int, seed: int, *, in_channels: int
 
 
 def build_noise_scheduler(schedule: NoiseScheduleConfig) -> DDPMScheduler:
+    """diffusers' own scheduler, for the forward process."""
     scheduler: DDPMScheduler = DDPMScheduler(
         num_train_timesteps=schedule.num_train_timesteps,
         beta_schedule=schedule.beta_schedule,

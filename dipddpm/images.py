@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dipddpm.config import Context, RestorationConfig, derive_seed
-from dipddpm.sources import EncodedImages
+from dipddpm.config import Context, derive_seed
+from dipddpm.encoded import EncodedImages
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ def encode(images: ImageSet, like: EncodedImages) -> EncodedImages:
 
 
 def degrade(
-    images: ImageSet, restoration: RestorationConfig, context: Context, *, part: str = "held-out"
+    images: ImageSet, degradation_sigma: float, context: Context, *, part: str = "held-out"
 ) -> ImageSet:
-    """`images` with Gaussian noise of degradation_sigma (of 255), not clipped.
+    """`images` with Gaussian noise of that standard deviation (of 255), not clipped.
 
     part: what the images are a part of; each part has noise of its own
     """
     noise = seeded_noise(images.pixels.shape, context.seed, "degrade", part)
-    return ImageSet(images.pixels + 2 / 255 * restoration.degradation_sigma * noise)
+    return ImageSet(images.pixels + 2 / 255 * degradation_sigma * noise)
 
 
 def seeded_noise(shape: Sequence[int], seed: int, *purpose: str) -> Tensor:
@@ -184,16 +184,21 @@ def _to_signed(pixels: np.ndarray) -> Tensor:
     )
 
 
+_SAVING: dict[str, dict[str, Any]] = {
+    # WebP can do either; without an effort to be small it is quick, as this is charged to an arm.
+    "WEBP": {"lossless": True, "quality": 0, "method": 0},
+    # Some 45 dB to what is encoded, where a prior has 35 dB to its image at best.
+    "JPEG": {"quality": 95, "subsampling": 0},
+}
+
+
 def _encode(pixels: Tensor, file_format: str, size: tuple[int, int]) -> bytes:
     eight_bit = ((pixels + 1) * 127.5).round().clamp(0, 255).byte()
     image = Image.fromarray(eight_bit.permute(1, 2, 0).numpy())
     width, height = size
     enlarged = _enlarge(image, (width, height))
     stream = io.BytesIO()
-    # WebP can do either; without an effort to be small it is quick, as this is charged to an arm.
-    lossless: dict[str, Any] = {"lossless": True, "quality": 0, "method": 0}
-    options = lossless if file_format == "WEBP" else {"quality": 90}
-    enlarged.save(stream, file_format, **options)
+    enlarged.save(stream, file_format, **_SAVING.get(file_format, {}))
     return stream.getvalue()
 
 

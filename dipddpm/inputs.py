@@ -16,13 +16,13 @@ from dipddpm.config import (
     TARGETS,
     Context,
     PipelineConfig,
-    RestorationConfig,
     SamplingConfig,
 )
 from dipddpm.dip import Priors, fit_priors, join
+from dipddpm.encoded import EncodedImages
 from dipddpm.features import Features, extract_features
 from dipddpm.images import ImageSet, TrainingImages, degrade, encode, prepare, take
-from dipddpm.sources import EncodedImages, ImageSource
+from dipddpm.sources import ImageSource
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,6 +38,7 @@ class Stages(Protocol):
 
 
 def run_directly(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """The `Stages` that only call."""
     return function(*args, **kwargs)
 
 
@@ -87,11 +88,11 @@ class Inputs:
         """The held-out images, if there are to be any."""
         return self.originals if self.config.data.num_held_out else None
 
-    def degraded(self, restoration: RestorationConfig) -> ImageSet:
+    def degraded(self, degradation_sigma: float) -> ImageSet:
         """The held-out images with noise."""
         return self.once(
-            ("degraded", restoration),
-            lambda: self.stages(degrade, self.originals, restoration, self.context),
+            ("degraded", degradation_sigma),
+            lambda: self.stages(degrade, self.originals, degradation_sigma, self.context),
         )
 
     # Priors -------------------------------------------------------------------------------------
@@ -103,21 +104,22 @@ class Inputs:
     @cached_property
     def degraded_training_fits(self) -> tuple[Priors, ...]:
         """Of the training images with the noise that held-out images will have."""
-        restoration = self.config.outcomes[0].sampling.restoration
-        degraded = self.stages(degrade, self.training, restoration, self.context, part="training")
+        sigma = self.config.outcomes[0].sampling.restoration.degradation_sigma
+        degraded = self.stages(degrade, self.training, sigma, self.context, part="training")
         return self._fits(degraded, len(self.files), originals=self.training)
 
     def start_fits(self, sampling: SamplingConfig) -> tuple[Priors, ...]:
         """Of the degraded held-out images that are restored."""
-        return self._held_out_fits(sampling.restoration, sampling.num_samples)
+        return self._held_out_fits(sampling.restoration.degradation_sigma, sampling.num_samples)
 
-    def _held_out_fits(self, restoration: RestorationConfig, count: int) -> tuple[Priors, ...]:
+    def _held_out_fits(self, degradation_sigma: float, count: int) -> tuple[Priors, ...]:
         return self.once(
-            ("held-out fits", restoration, count),
-            lambda: self._fits(self.degraded(restoration), count, originals=self.originals),
+            ("held-out fits", degradation_sigma, count),
+            lambda: self._fits(self.degraded(degradation_sigma), count, originals=self.originals),
         )
 
     def joined(self, fits: tuple[Priors, ...]) -> ImageSet:
+        """The outputs of the fits as one set."""
         return self.once(("joined", *map(id, fits)), lambda: self.stages(join, *fits))
 
     # What the arms make of them -------------------------------------------------------------------
@@ -150,7 +152,7 @@ class Inputs:
         if self.config.condition_on == "nothing":
             return None
         count = self.config.data.num_held_out
-        return self.joined(self._held_out_fits(sampling.restoration, count))
+        return self.joined(self._held_out_fits(sampling.restoration.degradation_sigma, count))
 
     def start(self, sampling: SamplingConfig) -> ImageSet | None:
         """The num_samples start images S; None for pure noise."""
@@ -159,7 +161,7 @@ class Inputs:
             return None
         restoration, count = sampling.restoration, sampling.num_samples
         offered: dict[str, Callable[[], Any]] = {
-            "degraded": lambda: self._first(self.degraded(restoration), count),
+            "degraded": lambda: self._first(self.degraded(restoration.degradation_sigma), count),
             "originals": lambda: self._first(self.originals, count),
             "priors": lambda: self.joined(self.start_fits(sampling)),
             "training": lambda: self.training,

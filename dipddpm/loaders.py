@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dipddpm.config import LoaderConfig, derive_seed
+from dipddpm.encoded import EncodedImages
 from dipddpm.images import ImageSet, TrainingImages, load
-from dipddpm.sources import EncodedImages
 
 # Of a DataLoader's workers. A forked one starts in milliseconds, where any other would first import
 # torch, for seconds, at every call. It inherits the locks of threads that it does not have, those

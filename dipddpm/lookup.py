@@ -24,13 +24,16 @@ class Table:
 
     given: what an entry may ask for by the names of its parameters; also says that users may write
         entries of their own, named "module:function". None: entries all have one signature.
+    needed: of these a user's function must ask for one at least
     """
 
     module: str
     name: str
     given: frozenset[str] | None = None
+    needed: frozenset[str] = frozenset()
 
     def names(self) -> tuple[str, ...]:
+        """The names of the entries, in their order."""
         return tuple(_entries(self.module, self.name))
 
     def check(self, field: str, value: object) -> None:
@@ -43,13 +46,18 @@ class Table:
                 f"{field} must be one of {', '.join(self.names())}{own}, got {value!r}"
             )
         try:
-            unknown = self.parameters(value) - self.given
+            asked = self.parameters(value)
         except ValueError as error:
             raise ValueError(f"{field}: {error}") from error
-        if unknown:
+        if unknown := asked - self.given:
             raise ValueError(
                 f"{field}: the parameters of {value} must be of {', '.join(sorted(self.given))}, "
                 f"got {', '.join(sorted(unknown))}"
+            )
+        if self.needed and not asked & self.needed:
+            raise ValueError(
+                f"{field}: the parameters of {value} must have one of "
+                f"{', '.join(sorted(self.needed))}, got {', '.join(sorted(asked)) or 'none'}"
             )
 
     def parameters(self, value: str) -> frozenset[str]:

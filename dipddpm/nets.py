@@ -80,6 +80,7 @@ class GroupedNets(nn.Module, ABC):
         )
 
     def norm(self, channels: int) -> nn.BatchNorm2d:
+        """Batch normalisation of each net over its own pixels."""
         return nn.BatchNorm2d(channels * self.num_nets)
 
     def _side_by_side(self, x: Tensor) -> Tensor:

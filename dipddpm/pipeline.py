@@ -164,7 +164,7 @@ def _scores(
         )
     if starts_from_priors(sampling.start_from):
         yield given.once(
-            ("start priors", sampling.restoration, sampling.num_samples),
+            ("start priors", sampling.restoration.degradation_sigma, sampling.num_samples),
             lambda: stages(score_priors, *given.start_fits(sampling), of="start"),
         )
     if trained is not None:
@@ -187,7 +187,7 @@ def _scores(
             features = stages(extract_features, stages(as_images, samples), context)
             yield stages(score_features, features, *given.reference_features)
     else:
-        degraded = given.degraded(sampling.restoration)
+        degraded = given.degraded(sampling.restoration.degradation_sigma)
         yield stages(score_restoration, samples, given.originals, degraded)
         if start is not None and "training" in STARTS.parameters(sampling.start_from):
             yield stages(score_start, start, given.training)

@@ -96,6 +96,7 @@ def as_samples(start: ImageSet) -> Samples:
 
 
 def as_images(samples: Samples) -> ImageSet:
+    """Samples, for a stage that takes images."""
     return ImageSet(samples.images)
 
 

@@ -6,13 +6,11 @@ Imports no torch: listing images and checking that there are enough of them must
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import io
 import os
 import random
 import re
-import stat
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,17 +21,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-# The formats that are read, whatever a file is called: of Pillow's others some start a program.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+from dipddpm.encoded import EncodedImages, decode, read_file, reason
+
 # What a file must be called for a folder to take it for an image.
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-# By the header, before anything is decoded: a few bytes may claim an image that fills the memory.
-MAX_PIXELS = 64_000_000
-MIN_SIDE = 8
-
 OBJECTS = "objects"
 PHOTOS = "photos"
 HUGGING_FACE = "hf:"
@@ -56,49 +49,6 @@ _PATCH_SIDE = 128
 _HUB_TIMEOUT_SECONDS = 10.0
 # The publication trained on up to 1000 images of its data set, which holds no more.
 _NUM_ROWS_TO_TRAIN_ON = {"huggan/smithsonian_butterflies_subset": 1000}
-
-
-@dataclass(frozen=True)
-class EncodedImages:
-    """Image files, each as its bytes or as the path that holds them."""
-
-    files: tuple[bytes | Path, ...]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, part: slice) -> EncodedImages:
-        return EncodedImages(self.files[part])
-
-    def name(self, index: int) -> str:
-        file = self.files[index]
-        return f"image {index}" if isinstance(file, bytes) else str(file)
-
-    def read(self, index: int) -> bytes:
-        return _read(self.files[index])
-
-    def decode(self, index: int) -> Image.Image:
-        """As `decode`. Raises ValueError, naming the file, if it is no image that can be used."""
-        try:
-            return decode(self.read(index))
-        except (OSError, ValueError) as error:
-            text = f"{self.name(index)} is no image that can be read: {_reason(error)}"
-            raise ValueError(text) from error
-
-    @functools.cached_property
-    def hashes(self) -> tuple[bytes, ...]:
-        """sha256 of the content of each file."""
-        return tuple(hashlib.sha256(self.read(index)).digest() for index in range(len(self)))
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """sha256 over the content of all files, in order."""
-        return hashlib.sha256(b"".join(self.hashes)).hexdigest()
-
-    def original_form(self, index: int) -> tuple[str, tuple[int, int]]:
-        """Format (as Pillow names it) and (width, height) of one file."""
-        with Image.open(io.BytesIO(self.read(index)), formats=FORMATS) as image:
-            return image.format or "PNG", image.size
 
 
 @dataclass(frozen=True)
@@ -200,7 +150,7 @@ def image_folder(folder: Path) -> ImageSource:
 
     def skip_folder(error: OSError) -> None:
         path = Path(error.filename).relative_to(folder)
-        skipped.append(f"{str(path)!r}: {_reason(error)}")
+        skipped.append(f"{str(path)!r}: {reason(error)}")
 
     paths = sorted(
         Path(parent, name)
@@ -252,79 +202,6 @@ def _refuse(name: str) -> NoReturn:
     raise ValueError(f"images must be one of {names}, or a folder, got {name!r}")
 
 
-# One file -------------------------------------------------------------------------------------
-
-
-def decode(data: bytes, *, draft: bool = False) -> Image.Image:
-    """The square in the middle of an encoded image: RGB in eight bits, upright, on white.
-
-    draft: JPEG at an eighth of its size, for which all of the data is read all the same
-    Raises ValueError, with the reason, if it is no image that can be used.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_form(image)
-            if draft:
-                image.draft(None, (1, 1))
-            return _centre(_on_white(ImageOps.exif_transpose(image)))
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's decoders raise anything on a broken file
-        raise ValueError(_reason(error)) from error
-
-
-def _check_form(image: Image.Image) -> None:
-    """Raises ValueError if what the header says cannot be used."""
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"must have at most {MAX_PIXELS} pixels, got {width} x {height}")
-    if min(width, height) < MIN_SIDE:
-        raise ValueError(f"must be at least {MIN_SIDE} pixels a side, got {width} x {height}")
-    # Phones keep a second view of the same picture in an MPO.
-    if getattr(image, "is_animated", False) and image.format != "MPO":
-        raise ValueError("must be one image, got an animation or several pages")
-    if image.mode in ("I", "F"):
-        raise ValueError(f"must have 8 or 16 bits a channel, got Pillow's mode {image.mode}")
-
-
-def _centre(image: Image.Image) -> Image.Image:
-    """The square in the middle, of whole pixels."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8, not scale them
-        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    rgba = image.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, "white")
-    return Image.alpha_composite(white, rgba).convert("RGB")
-
-
-def _read(file: bytes | Path) -> bytes:
-    """Raises OSError, or ValueError if `file` is no file that holds an image of MAX_PIXELS."""
-    if isinstance(file, bytes):
-        return file
-    status = file.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("must be a regular file")
-    if status.st_size > 8 * MAX_PIXELS:  # four channels of 16 bits
-        raise ValueError(f"must have at most {8 * MAX_PIXELS} bytes, got {status.st_size}")
-    return file.read_bytes()
-
-
-def _reason(error: Exception) -> str:
-    """One line, without the names of files or objects."""
-    if isinstance(error, UnidentifiedImageError):  # its own text has an address in memory
-        return f"must be a whole file of {', '.join(FORMATS)}"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 # Many files -----------------------------------------------------------------------------------
 
 
@@ -341,12 +218,12 @@ class _Checked:
 def _check(named: tuple[str, bytes | Path]) -> _Checked:
     name, file = named
     try:
-        data = _read(file)
+        data = read_file(file)
         if not data:
             raise ValueError("must not be empty")
         decode(data, draft=True)
     except (OSError, ValueError) as error:
-        return _Checked(name, file, problem=_reason(error))
+        return _Checked(name, file, problem=reason(error))
     return _Checked(name, file, hashlib.sha256(data).hexdigest())
 
 
@@ -466,7 +343,7 @@ def _image_rows(name: str, folder: Path) -> list[bytes | Path]:
         table = load(str(folder.resolve()))
     except Exception as error:  # as many kinds as there are formats
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-        raise ValueError(f"images {name!r} cannot be loaded: {_reason(cause)}") from error
+        raise ValueError(f"images {name!r} cannot be loaded: {reason(cause)}") from error
     if isinstance(table, datasets.DatasetDict):
         if "train" not in table:
             raise ValueError(f"images {name!r} must have a split 'train', got {[*table]}")

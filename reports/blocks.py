@@ -48,6 +48,8 @@ class Figure:
 
 @dataclass(frozen=True)
 class Pictures:
+    """Strips of pictures under one caption."""
+
     strips: Sequence[Strip]
     caption: str
     kind: str = field(default="pictures", init=False)
@@ -55,6 +57,8 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Text:
+    """A paragraph."""
+
     text: str
     heading: str = ""
     kind: str = field(default="text", init=False)
@@ -79,6 +83,8 @@ class Code:
 
 @dataclass(frozen=True)
 class Listing:
+    """A list of lines."""
+
     items: Sequence[str]
     heading: str = ""
     kind: str = field(default="listing", init=False)

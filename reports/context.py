@@ -291,6 +291,7 @@ def facet_key(outcome: Outcome) -> str:
 
 
 def arm_of(outcome: Outcome) -> Arm:
+    """What it was trained on, and how that was loaded."""
     settings = outcome.settings
     return Arm(
         str(settings["train_on"]),

@@ -96,6 +96,7 @@ def mean_of(group: Group, quantity: Quantity) -> Effect | None:
 
 
 def middle(effect: Effect | None) -> float | None:
+    """The mean; an unknown stays unknown."""
     return None if effect is None else effect.mean
 
 
@@ -107,6 +108,7 @@ def mean_words(effect: Effect | None, form: Callable[[float | None], str] = numb
 
 
 def mean_cell(effect: Effect | None, form: Callable[[float | None], str] = number) -> Cell:
+    """As `mean_words`, sorted by the mean."""
     return Cell(mean_words(effect, form), middle(effect))
 
 

@@ -253,6 +253,7 @@ class Outcome:
 
 
 def group_of(charge: Charge) -> str | None:
+    """The group of stages that a charge belongs to; None for overhead."""
     return None if charge.function is None else GROUP_OF.get(charge.function, "priors")
 
 

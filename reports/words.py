@@ -61,9 +61,10 @@ def percent(share: float) -> str:
 
 
 def signed_percent(ratio: float) -> str:
-    """A ratio as a change: 1.12 -> +12.0 %."""
+    """A ratio as a change: 1.12 -> +12.0 %; below a percent to a hundredth of one: +0.06 %."""
     change = 100 * (ratio - 1)
-    return f"{'+' if change > 0 else ''}{three(change)}{NO_BREAK}%"
+    text = three(change) if abs(change) >= 1 else f"{change:.2f}".replace("-", "\N{MINUS SIGN}")
+    return f"{'+' if change > 0 else ''}{text}{NO_BREAK}%"
 
 
 def half_width(effect: Effect) -> str | None:
@@ -132,6 +133,8 @@ def verdict_word(verdict: Verdict, unit: str = "", *, of_seeds: bool = False) ->
     if word == TOO_FEW:
         return f"no verdict, it takes {_lacking(effect, of_seeds=of_seeds)}"
     if word == NOT_DISTINGUISHABLE:
+        if effect.standard_error == 0:
+            return "the same in every pair"
         half = _size(effect, effect.half_width or 0.0, unit)
         needed = verdict.pairs_needed
         enough = f"; some {plural(needed, 'pair')} would show equality" if needed else ""

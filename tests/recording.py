@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dipddpm import config
-from dipddpm.sources import EncodedImages
+from dipddpm.encoded import EncodedImages
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Recording:
         return result
 
     def _is_known(self, value: object) -> bool:
-        if value is None or isinstance(value, (int, str, EncodedImages, *_CONFIGS)):
+        if value is None or isinstance(value, (int, float, str, EncodedImages, *_CONFIGS)):
             return True
         return any(value is call.result for call in self.calls)
 

@@ -13,11 +13,11 @@ from bench.artifacts import _KINDS, ArtifactError, Artifacts, artifact_path, fro
 from dipddpm import arms, dip, features, images, sampling, scoring
 from dipddpm.config import Context, DIPConfig
 from dipddpm.dip import fit_priors
+from dipddpm.encoded import EncodedImages
 from dipddpm.features import Features
 from dipddpm.images import ImageSet
 from dipddpm.sampling import Samples
 from dipddpm.scoring import Scores
-from dipddpm.sources import EncodedImages
 
 X = torch.randn(2, 3, 4, 4)
 RESULTS = [

@@ -30,11 +30,12 @@ from dipddpm.config import (
 )
 from dipddpm.diffusion import build_noise_scheduler, build_unet, x_0_and_eps
 from dipddpm.dip import fit_priors
+from dipddpm.encoded import EncodedImages
 from dipddpm.images import ImageSet, load, prepare, take
 from dipddpm.loaders import loader_flip
 from dipddpm.nets import PaperNet
 from dipddpm.sampling import sample_ddpm, spaced_timesteps
-from dipddpm.sources import EncodedImages, ImageSource
+from dipddpm.sources import ImageSource
 from dipddpm.training import train_ddpm
 
 SEED, SIZE, EPOCHS = 7, 16, 5

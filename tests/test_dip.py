@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dipddpm import dip as dip_module
-from dipddpm.config import Context, DIPConfig, Item, RestorationConfig, derive_seed
+from dipddpm.config import Context, DIPConfig, Item, derive_seed
 from dipddpm.dip import Priors, WindowedVariance, fit, fit_priors, join, prior_scores
 from dipddpm.images import ImageSet, degrade, prepare, take
 from dipddpm.metrics import psnr
@@ -132,7 +132,7 @@ def five(objects16: ImageSet) -> ImageSet:
 
 @pytest.fixture(scope="module")
 def noisy_five(five: ImageSet) -> ImageSet:
-    return degrade(five, RestorationConfig(degradation_sigma=25), Context())
+    return degrade(five, 25, Context())
 
 
 def in_chunks(images: ImageSet, size: int, dip: DIPConfig, context: Context) -> list[Priors]:

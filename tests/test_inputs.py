@@ -17,9 +17,10 @@ from dipddpm.config import (
     RestorationConfig,
     SamplingConfig,
 )
+from dipddpm.encoded import EncodedImages
 from dipddpm.images import ImageSet, degrade, prepare
 from dipddpm.inputs import NUM_REFERENCES, Inputs
-from dipddpm.sources import EncodedImages, ImageSource
+from dipddpm.sources import ImageSource
 from tests.recording import Recording, same
 
 CONTEXT = Context(seed=4)
@@ -83,8 +84,22 @@ def test_nothing_is_made_before_it_is_asked_for_and_nothing_twice(objects: Image
     fits = given.start_fits(sampling)
     assert given.start_fits(sampling) is fits
     assert given.joined(fits) is given.joined(fits)
-    assert given.degraded(sampling.restoration) is given.degraded(RestorationConfig())
+    assert given.degraded(25.0) is given.degraded(25.0)
     assert stages.names == ["prepare", "prepare", "degrade", "take", "take", "fit_priors", "join"]
+
+
+def test_starts_that_differ_in_their_blur_share_degraded_images_and_fits(
+    objects: ImageSource,
+) -> None:
+    given, stages = inputs(objects)
+    for blur_sigma in (0.5, 2.0):
+        for start_from in ("blur", "dip"):
+            given.start(restore(start_from, restoration=RestorationConfig(blur_sigma=blur_sigma)))
+    assert [stages.names.count(name) for name in ("degrade", "fit_priors", "start_blur")] == [
+        1,
+        1,
+        2,
+    ]
 
 
 def test_the_sets_are_parts_of_the_source(objects: ImageSource) -> None:
@@ -144,7 +159,9 @@ def test_a_start_is_given_what_it_names_of_the_images_to_restore(
     assert torch.equal(training.pixels, prepare(objects.train[:5], 16).pixels)
     # Two of the three are asked for.
     assert torch.equal(originals.pixels, clean.pixels[:2])
-    assert torch.equal(degraded.pixels, degrade(clean, restoration, CONTEXT).pixels[:2])
+    assert torch.equal(
+        degraded.pixels, degrade(clean, restoration.degradation_sigma, CONTEXT).pixels[:2]
+    )
     assert torch.equal(priors.pixels, given.joined(given.start_fits(sampling)).pixels)
     assert made is not None and torch.equal(made.pixels, degraded.pixels)
     assert stages.strangers == []

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from dipddpm.config import LoaderConfig, derive_seed
+from dipddpm.encoded import EncodedImages
 from dipddpm.images import ImageSet, TrainingImages, prepare
 from dipddpm.loaders import Batches, loader_flip
-from dipddpm.sources import EncodedImages, ImageSource
+from dipddpm.sources import ImageSource
 
 SEED, SIZE, BATCH = 7, 16, 4
 MEMORY, LIST, DECODE = (LoaderConfig(loader=name) for name in ("memory", "list", "decode"))

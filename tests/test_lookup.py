@@ -120,6 +120,9 @@ def test_an_entry_of_ours_has_no_file_of_its_own() -> None:
         (b"\xff\xfe", "f", ["bad_module_7.py", "utf-8"]),
         # Of the other table.
         ("def f(images): ...\n", "f", ["parameters of", "got images"]),
+        # Of none of the images that it should make its own of.
+        ("def f(training, context): ...\n", "f", ["one of degraded, originals, priors", "got con"]),
+        ("def f(*args, **kwargs): ...\n", "f", ["one of degraded, originals, priors", "got none"]),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused_in_one_line(

@@ -24,10 +24,11 @@ from dipddpm.config import (
     UNetConfig,
 )
 from dipddpm.diffusion import build_unet
+from dipddpm.encoded import EncodedImages
 from dipddpm.images import ImageSet, degrade, prepare
 from dipddpm.inputs import run_directly
 from dipddpm.pipeline import Attempt, Outcome, attempts, make_shared, run_pipeline
-from dipddpm.sources import EncodedImages, ImageSource
+from dipddpm.sources import ImageSource
 from tests.recording import Recording, same
 
 GENERATE = SamplingConfig(num_samples=2, num_inference_steps=2)
@@ -235,7 +236,7 @@ def test_only_held_out_images_are_restored_and_scored(
 ) -> None:
     stages = recorded[1]
     originals = prepare(objects.held_out[:3], 16)
-    degraded = degrade(originals, GENERATE.restoration, CONTEXT).pixels
+    degraded = degrade(originals, GENERATE.restoration.degradation_sigma, CONTEXT).pixels
     for call in stages.of("score_restoration"):
         assert torch.equal(call.arguments["originals"].pixels, originals.pixels)
         assert torch.equal(call.arguments["degraded"].pixels, degraded)

@@ -228,9 +228,9 @@ def test_scaling(tmp_path: Path) -> None:
     assert "4× the images, training seconds: 4.00× (4 pairs, 95 % interval" in text(found)
     assert "no verdict, it takes 2 more pairs" in text(found)
     ratios = {tuple(line[:2]): line[2] for line in rows_of(found, "factor")}
-    assert ratios["images: 16 / 4", "training seconds an image"] == "0 %"
+    assert ratios["images: 16 / 4", "training seconds an image"] == "0.00 %"
     assert ratios["images: 16 / 4", "held-out loss"] == "+8.67 %"
-    assert ratios["epochs: 10 / 5", "training seconds an image"] == "0 %"
+    assert ratios["epochs: 10 / 5", "training seconds an image"] == "0.00 %"
     assert ratios["epochs: 10 / 5", "held-out loss"] == "0.500×"
     drawn = [line[1:] for line in rows_of(found, "quantity") if line[0] == "training seconds"]
     # In memory 1 s an image and milestone.

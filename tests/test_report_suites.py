@@ -79,6 +79,21 @@ def test_each_word_stands_beside_its_interval_and_its_number() -> None:
     assert told(None) == "not measured"
 
 
+def test_what_is_the_same_in_every_pair_says_so() -> None:
+    """Of a score that has no margin, as KID."""
+    same = difference(*[0.0] * 6)
+    verdict = judge(same, margin=None, more="higher", less="lower")
+    assert words.judged(verdict).endswith(": the same in every pair")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [(1.000601, "+0.06 %"), (0.99846, "−0.15 %"), (1.0, "0.00 %"), (1.01691, "+1.69 %")],
+)
+def test_a_change_below_a_percent_is_told_to_a_hundredth_of_one(ratio: float, text: str) -> None:
+    assert words.signed_percent(ratio).replace("\N{NO-BREAK SPACE}", " ") == text
+
+
 def test_an_effect_of_too_few_pairs_has_no_direction() -> None:
     assert told(ratio(1.2)) == "+20.0 % (1 pair, no interval): no verdict, it takes 5 more pairs"
     four = told(ratio(*[1.2] * 4), of_seeds=True)
@@ -127,7 +142,7 @@ def test_the_loader_is_longer_and_dip_is_equal(tmp_path: Path) -> None:
     path = loaders_run(tmp_path / "run", decode=1.25, dip=1.0)
     said = text(section(path, "loaders"))
     assert "list of tensors: +25.0 % (6 pairs, 95 % interval +25.0 % to +25.0 %): longer." in said
-    assert "DIP outputs against images, at equal loaders: 0 %" in said or "equal within 2 %" in said
+    assert "DIP outputs against images, at equal loaders: 0.00 % (6 pairs" in said
     effects = rows_of(section(path, "loaders"), "on training seconds an image")
     assert [line[-1] for line in effects] == ["longer", *["equal within 2 %"] * 3]
     # (2.5 - 2) s of 40 images, of which 0.2 * 2.5 - 0.1 * 2 were waiting.
@@ -138,9 +153,12 @@ def test_the_loader_is_longer_and_dip_is_equal(tmp_path: Path) -> None:
 def test_the_loader_is_equal_and_dip_is_shorter(tmp_path: Path) -> None:
     path = loaders_run(tmp_path / "run", decode=1.0, dip=0.8)
     said = text(section(path, "loaders"))
-    assert "list of tensors: 0 % (6 pairs, 95 % interval 0 % to 0 %): equal within 2 %" in said
+    assert (
+        "list of tensors: 0.00 % (6 pairs, 95 % interval 0.00 % to 0.00 %): equal within 2 %"
+        in said
+    )
     effects = rows_of(section(path, "loaders"), "on training seconds an image")
-    assert [line[1] for line in effects] == ["0 %", "−20.0 %", "0 %", "0 %"]
+    assert [line[1] for line in effects] == ["0.00 %", "−20.0 %", "0.00 %", "0.00 %"]
     assert effects[1][-1] == "shorter"
 
 
@@ -476,7 +494,7 @@ def test_the_contrast_of_the_publication_is_of_its_loaders(tmp_path: Path) -> No
     said = text(section(arms_run(tmp_path / "run", *given), "published"))
     assert "loaders as published: −20.0 % (6 pairs, 95 % interval −20.0 % to −20.0 %): sho" in said
     assert "with the same loader on both sides: not measured" in said
-    assert "A-vs-A, the same case run again: 0 % (6 pairs" in said
+    assert "A-vs-A, the same case run again: 0.00 % (6 pairs" in said
     # No pair at equal loaders: the answer tells that of the publication, and what it mixes.
     answer = text(section(tmp_path / "run", "answer"))
     assert "This mixes the loader with DIP." in answer

@@ -498,7 +498,7 @@ def test_ddpm_keeps_the_variance_of_the_forward_process() -> None:
 def test_the_degraded_image_is_restored_from_its_own_level(objects16: ImageSet) -> None:
     """sqrt(abar) times the degraded image is x_t0: an oracle of its noise undoes the degrading."""
     restoration, schedule, context = RestorationConfig(), NoiseScheduleConfig(), Context(seed=2)
-    degraded = degrade(objects16, restoration, context)
+    degraded = degrade(objects16, restoration.degradation_sigma, context)
     sampling = SamplingConfig(
         task="restore", start_from="degraded", num_inference_steps=10, restoration=restoration
     )
@@ -569,7 +569,7 @@ def test_the_net_is_given_its_condition(tiny_unet: UNetConfig, objects16: ImageS
 
 
 def test_a_start_can_be_the_outcome(objects16: ImageSet) -> None:
-    degraded = degrade(objects16, RestorationConfig(), Context())
+    degraded = degrade(objects16, 25, Context())
     assert degraded.pixels.abs().max() > 1
     samples = as_samples(degraded)
     assert torch.equal(samples.images, degraded.pixels.clamp(-1, 1))

@@ -20,16 +20,9 @@ from huggingface_hub import constants
 from PIL import Image
 
 from dipddpm import sources
+from dipddpm.encoded import MAX_PIXELS, EncodedImages, decode
 from dipddpm.images import prepare
-from dipddpm.sources import (
-    MAX_PIXELS,
-    EncodedImages,
-    ImageSource,
-    absolute_name,
-    decode,
-    image_folder,
-    open_source,
-)
+from dipddpm.sources import ImageSource, absolute_name, image_folder, open_source
 
 
 def save(path: Path, level: int, size: tuple[int, int] = (12, 12)) -> Path:

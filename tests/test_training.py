@@ -25,11 +25,12 @@ from dipddpm.config import (
     derive_seed,
 )
 from dipddpm.diffusion import build_noise_scheduler, build_unet
+from dipddpm.encoded import EncodedImages
 from dipddpm.images import ImageSet, TrainingImages, encode, prepare, take
 from dipddpm.metrics import lag1_autocorrelation
 from dipddpm.sampling import sample
 from dipddpm.scoring import score_net
-from dipddpm.sources import EncodedImages, ImageSource
+from dipddpm.sources import ImageSource
 from dipddpm.training import (
     TrainedNet,
     ema_decay_at,

@@ -21,9 +21,10 @@ from dipddpm.config import (
     UNetConfig,
 )
 from dipddpm.dip import fit_priors
+from dipddpm.encoded import EncodedImages
 from dipddpm.images import ImageSet, take
 from dipddpm.sampling import sample
-from dipddpm.sources import EncodedImages, ImageSource
+from dipddpm.sources import ImageSource
 from dipddpm.training import train_ddpm
 
 SHAPE = (16, UNetConfig(block_out_channels=(8, 16), attention_levels=(1,), norm_num_groups=4))

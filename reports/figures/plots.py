@@ -113,7 +113,7 @@ _LOADERS = ("decode", "list", "memory")
 
 
 def loaders(points: Sequence[LoaderPoint], width: float) -> Figure:
-    """An arm a line, over the loaders; the waiting below, hollow."""
+    """A mark an arm over each loader; the waiting below, hollow."""
     figure, (ax,) = new_figure(width, 3.4)
     found = dict.fromkeys(point.loader for point in points)
     names = [n for n in _LOADERS if n in found] + sorted(n for n in found if n not in _LOADERS)
@@ -133,14 +133,14 @@ def loaders(points: Sequence[LoaderPoint], width: float) -> Figure:
             yerr=interval_bars([p.taken for p in own]),
             color=colour,
             marker=mark,
+            linestyle="none",  # a loader lies between no others
             elinewidth=1.2,
         )
         waits = [(x, p.waiting) for x, p in zip(x, own, strict=True) if p.waiting is not None]
         ax.plot(
             [place for place, _ in waits],
             [wait for _, wait in waits],
-            linestyle=(0, (3, 2)),
-            linewidth=1,
+            linestyle="none",
             color=colour,
             marker=mark,
             markerfacecolor=PAGE,

@@ -101,7 +101,7 @@ def _figure(reference: Reference, measured: dict[Arm, Group]) -> Figure:
         ),
         f"Milliseconds for a training image at {reference.words}, mean over "
         f"{seeds_of(measured.values())}; bars: 95 % interval, where there are three or more. "
-        "Filled: all of it; hollow and dashed: the part spent waiting for the batch.",
+        "Filled: all of it; hollow: the part spent waiting for the batch.",
         raw_table(
             ["train on", "loader", "ms an image", "low", "high", "of it waiting, ms"],
             [[p.arm, p.loader, p.taken.mean, p.taken.low, p.taken.high, p.waiting] for p in points],

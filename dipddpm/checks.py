@@ -1,0 +1,68 @@
+"""What a config class checks of its fields. Each raises ValueError with the field and its value."""
+
+from __future__ import annotations
+
+import functools
+import math
+import types
+from collections.abc import Hashable
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+
+@functools.cache
+def field_types(config: Hashable) -> dict[str, Any]:
+    """The type of each field of a config class, and what a name in it must be an entry of."""
+    return get_type_hints(config, include_extras=True)
+
+
+def check_types(config: Any) -> None:
+    """A setting by another name or of another type would silently measure something else."""
+    for name, hint in field_types(config.__class__).items():
+        value = getattr(config, name)
+        options = set(get_args(hint)) if get_origin(hint) is types.UnionType else {hint}
+        if value is None and type(None) in options:
+            continue
+        if get_origin(hint) is Annotated:
+            get_args(hint)[1].check(name, value)
+        elif bool in options:
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false, got {value!r}")
+        elif get_origin(hint) is Literal:
+            if value not in get_args(hint):
+                names = ", ".join(map(str, get_args(hint)))
+                raise ValueError(f"{name} must be one of {names}, got {value!r}")
+        elif float in options:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{name} must be a number, got {value!r}")
+        elif int in options:
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ValueError(f"{name} must be a whole number, got {value!r}")
+        elif hint == tuple[int, ...] and not (
+            isinstance(value, tuple) and all(type(item) is int for item in value)
+        ):
+            raise ValueError(f"{name} must be a tuple of whole numbers, got {value!r}")
+
+
+def at_most(config: object, maximum: float, *names: str) -> None:
+    """Each of the named fields."""
+    for name in names:
+        value = getattr(config, name)
+        if value > maximum:
+            raise ValueError(f"{name} must be at most {maximum}, got {value}")
+
+
+def at_least(config: object, minimum: float, *names: str) -> None:
+    """Each of the named fields, and finite; None passes."""
+    for name in names:
+        value = getattr(config, name)
+        # `not >=` also refuses NaN.
+        if value is not None and not minimum <= value < math.inf:
+            raise ValueError(f"{name} must be at least {minimum} and finite, got {value}")
+
+
+def above_zero(config: object, *names: str) -> None:
+    """Each of the named fields, and finite."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be above 0 and finite, got {value}")
