@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -16,6 +17,12 @@ from dipddpm.sources import ImageSource, bundled_objects
 def _one_thread() -> None:
     """Nets this small gain nothing from threads, and on busy cores they wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _old_objects_stay() -> None:
+    """As in a worker: the ledger collects garbage at every stage, past all that was there before."""
+    gc.freeze()
 
 
 @pytest.fixture

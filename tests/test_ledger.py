@@ -106,22 +106,23 @@ def test_steps_of_each_stage_are_its_loops(tmp_path: Path) -> None:
 def test_a_key_is_function_settings_seed_and_parents(tmp_path: Path) -> None:
     ledger = BookingLedger()
     images = ledger(prepare, SOURCE.held_out[:4], 16)
-    restoration = RestorationConfig()
 
     def key(*arguments: Any, function: Any = degrade) -> str:
         return ledger.key_of(ledger(function, *arguments))
 
-    first = key(images, restoration, Context(seed=1))
-    assert first == key(images, restoration, Context(seed=1, device="cuda:3", watch=iter))
+    first = key(images, 25.0, Context(seed=1))
+    assert first == key(images, 25.0, Context(seed=1, device="cuda:3", watch=iter))
     other_images = ledger(prepare, SOURCE.held_out[1:5], 16)
     different = {
         first,
-        key(images, restoration, Context(seed=2)),
-        key(images, RestorationConfig(degradation_sigma=24), Context(seed=1)),
-        key(other_images, restoration, Context(seed=1)),
+        key(images, 25.0, Context(seed=2)),
+        key(images, 24.0, Context(seed=1)),
+        key(other_images, 25.0, Context(seed=1)),
     }
     assert len(different) == 4
-    blurred, denoised = (key(images, restoration, function=f) for f in (start_blur, start_nlm))
+    blurred, denoised = (
+        key(images, RestorationConfig(), function=f) for f in (start_blur, start_nlm)
+    )
     assert blurred != denoised
     assert key(SOURCE.held_out[:4], 16, function=prepare) == ledger.key_of(images)
 

@@ -166,7 +166,7 @@ def interval_bars(effects: Sequence[Effect]) -> list[list[float]]:
 
 
 def _loader_labels(ax: Axes, points: Sequence[LoaderPoint], names: Sequence[str]) -> None:
-    """The name of each arm above its last mark, and of the waiting at the last of all."""
+    """The name of each arm above its last mark, and of the waiting above the longest."""
     last = {p.arm: p for p in sorted(points, key=lambda p: names.index(p.loader))}
     for arm, point in last.items():
         ax.annotate(
@@ -178,10 +178,17 @@ def _loader_labels(ax: Axes, points: Sequence[LoaderPoint], names: Sequence[str]
             color=arm_colour(arm),
             bbox=_HALO,
         )
-    waits = [p for p in last.values() if p.waiting is not None]
+    waits = [p for p in points if p.waiting is not None]
     if waits:
-        end = max(waits, key=lambda p: names.index(p.loader))
-        label_right(ax, names.index(end.loader), end.waiting or 0.0, "waiting", "")
+        longest = max(waits, key=lambda p: p.waiting or 0.0)
+        ax.annotate(
+            "waiting",
+            (names.index(longest.loader), longest.waiting or 0.0),
+            xytext=(0, 8),
+            textcoords="offset points",
+            ha="center",
+            bbox=_HALO,
+        )
 
 
 def end_labels(ax: Axes, ends: Sequence[tuple[float, float, str, str]], gap: float) -> None:

@@ -122,7 +122,8 @@ def _loss_panel(ax: Axes, facet: Facet) -> None:
         )
         losses += [end for y in effects for end in (y.mean, y.low, y.high) if end is not None]
     ax.set_xlim(left=0)
-    pad = 0.18 * (max(losses) - min(losses)) or 0.1 * max(losses)
+    # At least 5 % to either side: what counts as equal must look alike.
+    pad = max(0.18 * (max(losses) - min(losses)), 0.05 * max(losses))
     # Panels may share the axis: widen it, never narrow it.
     low, high = (min(losses) - pad, max(losses) + pad)
     ax.update_datalim([(0, low), (0, high)])

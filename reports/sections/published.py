@@ -68,7 +68,7 @@ def published(report: Report) -> Section:
             f"loader with DIP. {_floor_words(report)}"
         ),
         _published_forest(report, theirs),
-        _published_table(rows, there),
+        *([_published_table(rows, there)] if count else []),
         *_score_words(report, there),
     ]
     if count < len(rows):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from bench.stats import Effect, Pair
 from bench.verdicts import Verdict
@@ -14,7 +16,7 @@ from reports.effects import VERDICT_COLUMNS, mean_cell, mean_of, middle, missing
 from reports.figures import restoration as plots
 from reports.figures import svg
 from reports.figures.restoration import Restored
-from reports.pairs import Group, Quantity, values
+from reports.pairs import Group, Quantity
 from reports.tables import Outcome
 from reports.words import judged, plural, seconds, three
 
@@ -68,8 +70,18 @@ class Way:
 
     @property
     def from_dip(self) -> bool:
-        """A DIP start with the default weights, denoised by a net."""
-        return self.start == "dip" and self.steps > 0
+        """A DIP start, whatever its weights, denoised by a net."""
+        return self.first.settings["start_from"] == "dip" and self.steps > 0
+
+    @property
+    def seeds(self) -> list[int]:
+        return [one.record.seed for one in self.group]
+
+    @cached_property
+    def psnrs(self) -> dict[int, float]:
+        """Seed -> PSNR in dB."""
+        found = {one.record.seed: PAIRED_PSNR.of(one) for one in self.group}
+        return {seed: psnr for seed, psnr in found.items() if psnr is not None}
 
     @property
     def words(self) -> str:
@@ -116,9 +128,9 @@ def restoration(report: Report) -> Section:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A DIP start against one that takes no DIP and no more seconds.
+    """A DIP start against the best of others that take no DIP and no more seconds.
 
-    rule: how the other was found
+    rule: of which others
     """
 
     way: Way
@@ -126,74 +138,93 @@ class Comparison:
     rule: str
 
     @property
-    def pairs(self) -> list[Pair]:
-        """PSNR in dB, seed by seed."""
-        others = {one.record.seed: one for one in self.other.group}
-        found: list[Group] = []
-        for one in self.way.group:
-            twin = others.get(one.record.seed)
-            found += [] if twin is None else [(twin, one)]
-        return values(found, PAIRED_PSNR)
-
-    @property
     def verdict(self) -> Verdict:
-        return judge_psnr(self.pairs)
+        common = (seed for seed in self.way.seeds if seed in self.other.psnrs)
+        return judge_psnr(_pair(seed, self.other, self.way) for seed in common)
 
 
 def judge_psnr(pairs: Iterable[Pair]) -> Verdict:
+    """The word for differences of PSNR in dB, seed by seed."""
     return PAIRED_PSNR.judge(PAIRED_PSNR.effect(pairs))
 
 
-BY_STEPS = "degraded start, most steps"
-BY_SCORE = "best of all others, by PSNR"
+OF_DEGRADED, OF_ALL = "degraded starts", "all without a DIP"
 
 
 def compared(found: Sequence[Way]) -> list[Comparison]:
-    """Each DIP start against the degraded start, and against the best of all others, both without
-    a DIP and at no more seconds. The former is found without a look at its score."""
-    plain = [way for way in found if not way.oracle and not way.first.from_priors]
+    """Each DIP start against the best of the degraded starts, and of all that take no DIP."""
     comparisons = []
     for way in found:
         if way.from_dip:
-            cheap = [other for other in plain if other.seconds.mean <= way.seconds.mean]
-            degraded = [other for other in cheap if other.start == "degraded" and other.steps]
-            if degraded:
-                most = max(degraded, key=lambda other: (other.steps, other.seconds.mean))
-                comparisons.append(Comparison(way, most, BY_STEPS))
-            if cheap:
-                best = max(cheap, key=lambda other: other.psnr.mean)
-                comparisons.append(Comparison(way, best, BY_SCORE))
+            for rule, others in _rivals(found).items():
+                cheap = _no_dearer(others, way)
+                if cheap:
+                    best = max(cheap, key=lambda other: other.psnr.mean)
+                    comparisons.append(Comparison(way, best, rule))
     return comparisons
+
+
+def _rivals(found: Sequence[Way]) -> dict[str, list[Way]]:
+    plain = [way for way in found if not way.oracle and not way.first.from_priors]
+    degraded = [way for way in plain if way.start == "degraded" and way.steps]
+    return {OF_DEGRADED: degraded, OF_ALL: plain}
+
+
+def _no_dearer(others: Iterable[Way], way: Way) -> list[Way]:
+    return [other for other in others if other.seconds.mean <= way.seconds.mean]
+
+
+def best_pairs(found: Sequence[Way], rule: str) -> list[Pair]:
+    """The best DIP start against the best of the others at no more seconds, seed by seed.
+
+    Both are chosen by their mean PSNR over the other seeds, so that no luck of the seed that is
+    judged enters its choice; where there is one seed alone, by that.
+    """
+    whole = max((len(way.group) for way in found), default=0)
+    found = [way for way in found if len(way.group) == whole]
+    rivals, pairs = _rivals(found)[rule], []
+    for seed in found[0].seeds if found else []:
+        best = max((way for way in found if way.from_dip), key=_psnr_without(seed), default=None)
+        cheap = _no_dearer(rivals, best) if best else []
+        if best and cheap:
+            pairs.append(_pair(seed, max(cheap, key=_psnr_without(seed)), best))
+    return pairs
+
+
+def _psnr_without(seed: int) -> Callable[[Way], float]:
+    return lambda way: statistics.fmean(
+        value for other, value in way.psnrs.items() if other != seed or len(way.psnrs) == 1
+    )
+
+
+def _pair(seed: int, base: Way, other: Way) -> Pair:
+    return Pair(base.psnrs[seed], other.psnrs[seed], frozenset({f"seed {seed}"}))
 
 
 def dip_finding(report: Report) -> list[str]:
     """Whether the DIP start beats the degraded start at equal seconds; none without both."""
-    comparisons = compared(ways(report))
-    by_steps = [one for one in comparisons if one.rule == BY_STEPS]
-    if not by_steps:
+    found = ways(report)
+    comparisons = [one for one in compared(found) if one.rule == OF_DEGRADED]
+    if not comparisons:
         return []
-    over_all = judge_psnr(pair for one in by_steps for pair in one.pairs)
-    best = max(by_steps, key=lambda one: one.way.psnr.mean)
+    best = max(comparisons, key=lambda one: one.way.psnr.mean)
+    several = len(best.way.group) > 1
+    chosen = "for each training seed by the others" if several else "by this very PSNR"
     first = (
         "PSNR of a start from the DIP against the start from the degraded image at no more "
-        f"seconds, over {plural(len(by_steps), 'DIP setting')}: "
-        f"{judged(over_all, 'dB', of_seeds=True)}."
+        f"seconds, each at its best setting, chosen {chosen}: "
+        f"{judged(judge_psnr(best_pairs(found, OF_DEGRADED)), 'dB', of_seeds=True)}."
     )
-    if len(by_steps) == 1:
-        text = f"That is {_reached(best.way)}, against {_reached(best.other)}."
-    else:
-        text = (
-            "The DIP setting with the highest PSNR, chosen by it and so in its favour "
-            f"({_reached(best.way)}), against {_reached(best.other)}: "
-            f"{judged(best.verdict, 'dB', of_seeds=True)}."
-        )
-    against = next(
-        (one for one in comparisons if one.rule == BY_SCORE and one.way is best.way), None
+    text = (
+        f"Over all seeds the best are {_reached(best.way)}, of "
+        f"{plural(len(comparisons), 'DIP setting')}, and {_reached(best.other)}."
     )
-    if against is not None and against.other is not best.other:
+    rival = next(one for one in compared(found) if one.rule == OF_ALL and one.way is best.way)
+    if rival.other is not best.other:
         text += (
-            " Against the best of all that takes no DIP and no more seconds, "
-            f"{_reached(against.other)}: {judged(against.verdict, 'dB', of_seeds=True)}."
+            " Against the best of all that takes no DIP and no more seconds, chosen likewise, "
+            f"over all seeds {_reached(rival.other)}: "
+            f"{judged(judge_psnr(best_pairs(found, OF_ALL)), 'dB', of_seeds=True)}."
         )
     return [first, text]
 
@@ -223,28 +254,20 @@ def _comparisons(comparisons: Sequence[Comparison]) -> Table:
         [
             Cell(one.way.words, one.way.words),
             Cell(seconds(one.way.seconds.mean), one.way.seconds.mean),
+            Cell(f"of {one.rule}", one.rule),
             Cell(one.other.words, one.other.words),
             Cell(seconds(one.other.seconds.mean), one.other.seconds.mean),
-            Cell(one.rule, one.rule),
             *verdict_cells(one.verdict, PAIRED_PSNR),
         ]
         for one in comparisons
     ]
     return Table(
-        [
-            "DIP start",
-            "an image",
-            "against, without a DIP",
-            "an image",
-            "found as",
-            *VERDICT_COLUMNS,
-        ],
+        ["DIP start", "an image", "against the best", "which is", "an image", *VERDICT_COLUMNS],
         rows,
-        "Equal seconds: each DIP start against the degraded start with the most steps that takes "
-        "no more seconds an image (of two with as many the dearer), and against the best of all "
-        "other ways without a DIP that take no more, which is chosen by its PSNR on the same "
-        "images and so in its favour. Difference of PSNR, paired over training seeds; equal is "
-        "within 0.3 dB. The original start takes no part.",
+        "Equal seconds: each DIP start against the best of the degraded starts that take no more "
+        "seconds an image, and of all ways without a DIP that take no more, chosen by its PSNR on "
+        "the same images and so in its favour. Difference of PSNR, paired over training seeds; "
+        "equal is within 0.3 dB. The original start takes no part.",
         filterable=True,
     )
 
@@ -311,7 +334,7 @@ def _table(found: Sequence[Way]) -> Table:
                 mean_cell(mean_of(way.group, SSIM)),
                 Cell(seconds(made), made),
                 Cell(seconds(middle(sampled)), middle(sampled)),
-                mean_cell(way.seconds, seconds),
+                Cell(seconds(way.seconds.mean), way.seconds.mean),
                 Cell(str(len(way.group)), len(way.group)),
             ]
         )
@@ -330,8 +353,8 @@ def _table(found: Sequence[Way]) -> Table:
             "seeds",
         ],
         rows,
-        "All ways, from the highest PSNR to the lowest: mean over training seeds, with its 95 % "
-        "interval where there are three or more. 0 steps: the start itself, without a net.",
+        "All ways, from the highest PSNR to the lowest: mean over training seeds, for scores with "
+        "its 95 % interval where there are three or more. 0 steps: the start itself, no net.",
         filterable=True,
     )
 
