@@ -131,7 +131,7 @@ def list_suites(options: argparse.Namespace) -> int:
 
 
 def run_suite(options: argparse.Namespace) -> int:
-    """`bench run`: makes the run folder, works through its units, and builds the report."""
+    """`bench run`: makes the run folder and works through its units."""
     found = suite.load(options.suite, seed=options.seed, images=options.images)
     seed = options.seed or 0
     units = plan_units(found, seed=seed, device="cpu", keep_checkpoints=options.keep_checkpoints)

@@ -222,16 +222,19 @@ def _ratio(measured: Sequence[Pair | Quad], logs: Sequence[float]) -> Effect | N
     return effect and effect.as_ratio()
 
 
+def over_replicates(values: Sequence[float]) -> Effect:
+    """As `effect_of`, without an interval below MIN_EXECUTIONS."""
+    effect = effect_of(values)
+    if effect.n >= MIN_EXECUTIONS:
+        return effect
+    return replace(effect, low=None, high=None, p=None, standard_error=None)
+
+
 def _over_executions(
     measured: Sequence[Pair | Quad], differences: Sequence[float]
 ) -> Effect | None:
     values = by_execution(measured, differences)
-    if not values:
-        return None
-    effect = replace(effect_of(values), pairs=len(measured))
-    if effect.n >= MIN_EXECUTIONS:
-        return effect
-    return replace(effect, low=None, high=None, p=None, standard_error=None)
+    return replace(over_replicates(values), pairs=len(measured)) if values else None
 
 
 def fitted_exponent(x: Sequence[float], y: Sequence[float]) -> Effect | None:

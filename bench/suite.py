@@ -124,7 +124,8 @@ def parse(
                 settings["seed"] += seed  # an axis of seeds, moved along
             case = _case(settings, images, where)
             if (case.case_id, case.repeat) in cases:
-                varied = {key: case.settings.get(key, case.repeat) for key in grid}
+                there = {**case.settings, "seed": case.seed, "repeat": case.repeat}
+                varied = {key: there[key] for key in grid if key in there}
                 raise UserError(f"{where}: a case that is already there: {varied}; see `repeat`")
             cases[case.case_id, case.repeat] = case
     if not cases:
@@ -206,21 +207,20 @@ def _combinations(
     if (count := math.prod(len(values) for values in axes.values())) > MAX_CASES:
         raise UserError(f"{where}: its axes must make at most {MAX_CASES} cases, got {count}")
     for point in itertools.product(*axes.values()):
-        yield {**fixed, **_spelled_out(dict(zip(axes, point, strict=True)), where)}
+        settings = {**fixed, **_spelled_out(dict(zip(axes, point, strict=True)), where)}
+        # What is written out goes before what a protocol stands for, wherever either is named.
+        yield {**PROTOCOLS.get(settings.get("protocol", ""), {}), **settings}
 
 
 def _spelled_out(settings: dict[str, Any], where: str) -> dict[str, Any]:
-    """With the settings that a protocol and an arm stand for in place of the arm's name."""
-    whole: dict[str, Any] = {}
-    if "protocol" in settings:
-        whole |= PROTOCOLS[settings["protocol"]]
+    """With the settings that an arm stands for in place of its name."""
     named = ARMS[settings["arm"]] if "arm" in settings else {}
     if twice := sorted(named.keys() & settings.keys()):
         raise UserError(
             f"{where}: {twice[0]} must be left out with arm = {settings['arm']!r}, which says it, "
             f"got {settings[twice[0]]!r}"
         )
-    return {**whole, **named, **{key: value for key, value in settings.items() if key != "arm"}}
+    return {**named, **{key: value for key, value in settings.items() if key != "arm"}}
 
 
 def _case(settings: dict[str, Any], images: str, where: str) -> Case:

@@ -36,6 +36,7 @@ class Verdict:
     alone: the word without the controls; another one only where it is withheld
     control: the first that it is withheld for; None if that was not measured
     pairs_needed: see there; only where it is not distinguishable and has a margin
+    seeds: of training, over which each value is a mean, where the replicate is something else
     """
 
     word: str
@@ -44,6 +45,7 @@ class Verdict:
     alone: str
     control: Effect | None = None
     pairs_needed: int | None = None
+    seeds: int | None = None
 
 
 def judge(
@@ -54,6 +56,7 @@ def judge(
     less: str,
     controls: Iterable[Effect | None] = (),
     of_seeds: bool = False,
+    seeds: int | None = None,
     adjusted_p: float | None = None,
 ) -> Verdict:
     """The word for an effect; `more` and `less` are those of its two directions.
@@ -68,6 +71,7 @@ def judge(
     margin: as in `is_equal`; None: nothing is EQUAL
     controls: None stands for one that was not measured, and supports nothing
     of_seeds: the replicates are seeds of training, of which MIN_SEEDS are enough
+    seeds: over how many seeds of training each value is a mean; below MIN_SEEDS it is TOO_FEW
     adjusted_p: `t_test_p` after `holm`, where the effect is one of several primary tests; above
         LEVEL no direction stands. EQUAL is at 5 % an effect, whatever their number
     Raises ValueError if a control is a ratio and the effect a difference, or the reverse.
@@ -76,22 +80,23 @@ def judge(
         return Verdict(NOT_MEASURED, None, margin, NOT_MEASURED)
     ends = effect.distances(CONFIDENCE)
     replicates = MIN_SEEDS if of_seeds else MIN_PAIRS
-    if ends is None or effect.pairs < MIN_PAIRS or effect.n < replicates:
-        return Verdict(TOO_FEW, effect, margin, TOO_FEW)
+    few_seeds = seeds is not None and seeds < MIN_SEEDS
+    if ends is None or effect.pairs < MIN_PAIRS or effect.n < replicates or few_seeds:
+        return Verdict(TOO_FEW, effect, margin, TOO_FEW, seeds=seeds)
     near_end = max(ends[0], -ends[1])
     limit = 0.0 if margin is None else _margin_distance(effect, margin)
-    equal = _far_end(effect) < limit
+    equal = far_end(effect) < limit
     directed = near_end > 0 and (adjusted_p is None or adjusted_p <= LEVEL)
     if not equal and not directed:
         word, needed = NOT_DISTINGUISHABLE, None if margin is None else pairs_needed(effect, margin)
-        return Verdict(word, effect, margin, word, pairs_needed=needed)
+        return Verdict(word, effect, margin, word, pairs_needed=needed, seeds=seeds)
     word = EQUAL if equal else more if ends[0] > 0 else less
     for control in controls:
         if control is not None and control.is_ratio != effect.is_ratio:
             raise ValueError("controls must be ratios beside a ratio, else differences, got both")
-        if control is None or _far_end(control) >= (limit if equal else near_end):
-            return Verdict(WITHHELD, effect, margin, word, control)
-    return Verdict(word, effect, margin, word)
+        if control is None or far_end(control) >= (limit if equal else near_end):
+            return Verdict(WITHHELD, effect, margin, word, control, seeds=seeds)
+    return Verdict(word, effect, margin, word, seeds=seeds)
 
 
 def is_equal(effect: Effect, margin: float) -> bool:
@@ -99,7 +104,7 @@ def is_equal(effect: Effect, margin: float) -> bool:
 
     margin: in the unit of a difference; of a ratio 0.02 is from 1 / 1.02 to 1.02
     """
-    return _far_end(effect) < _margin_distance(effect, margin)
+    return far_end(effect) < _margin_distance(effect, margin)
 
 
 def holm(ps: Mapping[str, float]) -> dict[str, float]:
@@ -135,8 +140,11 @@ def pairs_needed(effect: Effect, margin: float, *, power: float = 0.8) -> int | 
     return n
 
 
-def _far_end(effect: Effect) -> float:
-    """How far from no effect the 90 % interval reaches; without an interval there is no end."""
+def far_end(effect: Effect) -> float:
+    """How far from no effect the 90 % interval reaches, on the scale of `Effect.distance`.
+
+    Without an interval there is no end: infinity.
+    """
     ends = effect.distances(EQUIVALENCE_CONFIDENCE)
     return max(map(abs, ends)) if ends else math.inf
 

@@ -18,7 +18,22 @@ PUBLISHED_ARM = {"yes": ("dip", ("list", "memory")), "no": ("images", ("decode",
 
 # What makes a run a replay, beside the settings of a row.
 PUBLISHED_SETTINGS: dict[str, Setting] = {
-    "protocol": "paper",
+    # The protocol, whose name alone says nothing of what a suite has put in place of its values.
+    "prior_target": "signed",
+    "net_input": "shared",
+    "lr_schedule": "cosine",
+    "lr_warmup_steps": 500,
+    "ema_decay": 0.0,
+    "flip": "loader",
+    "timestep_spacing": "leading",
+    "score_range": "mixed",
+    "ssim_digits": 3,
+    "net": "paper",
+    "num_iter": 200,
+    "prior_learning_rate": 0.01,
+    "learning_rate": 1e-4,
+    "sampler": "ddpm",
+    "num_samples": 16,
     "images": "hf:huggan/smithsonian_butterflies_subset",
     "image_size": 128,
     "block_out_channels": (128, 128, 256, 256, 512, 512),
@@ -133,7 +148,10 @@ def ours(row: PublishedRow, found: Iterable[Outcome]) -> Outcome | None:
 
 
 def is_replay(outcome: Outcome, device: str) -> bool:
-    """Whether an outcome has the published images, net and precision, on the class of device."""
-    return device == "cuda" and all(
-        outcome.settings.get(name) == value for name, value in PUBLISHED_SETTINGS.items()
+    """Whether an outcome has all of the publication's settings, on its class of device."""
+    settings = outcome.settings
+    return (
+        device == "cuda"
+        and all(settings.get(name) == value for name, value in PUBLISHED_SETTINGS.items())
+        and settings.get("num_inference_steps") == settings.get("num_train_timesteps")
     )

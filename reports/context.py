@@ -42,13 +42,26 @@ def finite_score(name: str, outcome: Outcome) -> float | None:
 
 
 PER_IMAGE = Quantity(
-    "training seconds an image", lambda one: one.train_seconds_per_image, "longer", "shorter"
+    "training seconds an image",
+    lambda one: one.train_seconds_per_image,
+    "longer",
+    "shorter",
+    is_time=True,
 )
 TRAIN_SECONDS = Quantity(
-    "training seconds", lambda one: one.group_seconds("train"), "longer", "shorter"
+    "training seconds",
+    lambda one: one.group_seconds("train"),
+    "longer",
+    "shorter",
+    is_time=True,
 )
 TOTAL_SECONDS = Quantity(
-    "total seconds", lambda one: one.total_seconds, "longer", "shorter", shared=True
+    "total seconds",
+    lambda one: one.total_seconds,
+    "longer",
+    "shorter",
+    shared=True,
+    is_time=True,
 )
 EPS_LOSS = Quantity(
     "held-out loss", eps_loss, "higher", "lower", same_for_loaders=True, of_seeds=True
@@ -61,6 +74,7 @@ KID = Quantity(
     unit="",
     margin=None,
     same_for_loaders=True,
+    of_samples=True,
     of_seeds=True,
 )
 ALL_PAIRS_PSNR = Quantity(
@@ -70,6 +84,7 @@ ALL_PAIRS_PSNR = Quantity(
     "lower",
     unit="dB",
     margin=PSNR_MARGIN,
+    of_samples=True,
     of_seeds=True,
 )
 PAIRED_PSNR = Quantity(
@@ -201,9 +216,34 @@ class Report:
         """A-vs-A: of cases that ran twice, the second run against the first."""
         return self.effect(quantity, FIRST_RUN, RUN_AGAIN)
 
+    def controls(self, quantity: Quantity) -> list[Effect | None]:
+        """A-vs-A, and for a time what makes no difference to a step, where it has an interval."""
+        again = self.again(quantity)
+        return [again, *self.idle_effects] if quantity.is_time else [again]
+
+    @cached_property
+    def idle_effects(self) -> list[Effect]:
+        """Of `idle_sides`, those with an interval."""
+        found = (self.effect(PER_IMAGE, *sides) for sides in self.idle_sides.values())
+        return [effect for effect in found if effect is not None and effect.low is not None]
+
+    @cached_property
+    def idle_sides(self) -> dict[str, tuple[Side, Side]]:
+        """In words, what makes no difference to a training step."""
+        levels = sorted({outcome.number("num_train_timesteps") for outcome in self.generated})
+        sides: dict[str, tuple[Side, Side]] = {}
+        if len(levels) > 1:
+            least, most = levels[0], levels[-1]
+            name = f"{most:g} / {least:g} timesteps"
+            sides[name] = {"num_train_timesteps": least}, {"num_train_timesteps": most}
+        return {**sides, "squaredcos / linear": (LINEAR, COSINE)}
+
     def judge(self, quantity: Quantity, base: Side, other: Side) -> Verdict:
-        """The word for an effect, beside its A-vs-A."""
-        return quantity.judge(self.effect(quantity, base, other), [self.again(quantity)])
+        """The word for an effect, beside its controls; those of a step stand by themselves."""
+        controls = self.controls(quantity)
+        if (base, other) in self.idle_sides.values():
+            controls = controls[:1]
+        return quantity.judge(self.effect(quantity, base, other), controls)
 
     @cached_property
     def dip_time(self) -> Effect | None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
-from bench.stats import MIN_EXECUTIONS, Effect, Pair, effect_of
+from bench.stats import Effect, Pair, over_replicates
 from bench.verdicts import Verdict
 from reports.blocks import Cell, Table, raw_table
 from reports.context import Report
 from reports.figures.plots import ForestRow
 from reports.pairs import Group, Quantity
 from reports.tables import Outcome
-from reports.words import number, of_how_many_seeds, signed, verdict_word
+from reports.words import number, of_how_many_seeds, plural, signed, verdict_word
 
 NOT_MEASURED = "not measured here"
 VERDICT_COLUMNS = ("effect", "95 % interval", "pairs", "sign-flip p", "word")
@@ -57,7 +56,9 @@ def verdict_cells(verdict: Verdict, quantity: Quantity) -> list[Cell]:
         low, high = (signed(effect, end, unit) for end in (effect.low, effect.high))
         interval = f"{low} to {high}"
     pairs = str(effect.pairs)
-    if quantity.of_seeds:
+    if verdict.seeds is not None:
+        pairs = plural(effect.pairs, "image")
+    elif quantity.of_seeds:
         pairs += f" of {of_how_many_seeds(effect)}"
     elif effect.n < effect.pairs:
         pairs += f", {effect.n} independent"
@@ -71,14 +72,6 @@ def verdict_cells(verdict: Verdict, quantity: Quantity) -> list[Cell]:
     ]
 
 
-def over_seeds(values: Sequence[float]) -> Effect:
-    """The mean of a value a seed, with its interval where there are seeds enough."""
-    effect = effect_of(values)
-    if effect.n >= MIN_EXECUTIONS:
-        return effect
-    return replace(effect, low=None, high=None, p=None, standard_error=None)
-
-
 def mean_by_seed(found: Iterable[Outcome], quantity: Quantity) -> Effect | None:
     """Over seeds, of each the first outcome that has the quantity; None if none has it."""
     values: dict[int, float] = {}
@@ -86,7 +79,7 @@ def mean_by_seed(found: Iterable[Outcome], quantity: Quantity) -> Effect | None:
         value = quantity.of(outcome)
         if value is not None:
             values.setdefault(outcome.record.seed, value)
-    return over_seeds(list(values.values())) if values else None
+    return over_replicates(list(values.values())) if values else None
 
 
 def mean_of(group: Group, quantity: Quantity) -> Effect | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bench.records import Setting
 from bench.stats import Effect, Pair, paired_difference, paired_ratio
 from bench.verdicts import RATIO_MARGIN, Verdict, judge
-from reports.tables import OUTCOME_SETTINGS, Outcome
+from reports.tables import LOADING_SETTINGS, OUTCOME_SETTINGS, Outcome
 
 
 def cell(outcome: Outcome, *without: str) -> str:
@@ -20,6 +20,11 @@ def cell(outcome: Outcome, *without: str) -> str:
 def run_cell(outcome: Outcome, *without: str) -> str:
     """As `cell`, of the training run: the settings of one outcome aside."""
     return cell(outcome, *OUTCOME_SETTINGS, *without)
+
+
+def block(outcome: Outcome) -> str:
+    """What a run makes back to back: the arms and repeats of one setting and seed."""
+    return run_cell(outcome, "train_on", "condition_on", *LOADING_SETTINGS, "repeat")
 
 
 def factor_value(outcome: Outcome, factor: str) -> Setting:
@@ -77,7 +82,10 @@ class Quantity:
     unit: of differences; None: it is compared as a ratio
     margin: what counts as equal (bench.verdicts); None: nothing does
     shared: what it counts was partly measured in other processes, which other outcomes share
-    same_for_loaders: bit for bit the same whatever the loader, so that one loader says all
+    same_for_loaders: bit for bit the same whatever the loader, if flips are the device's, so that
+        one loader says all
+    is_time: what moves the seconds of a step moves it too
+    of_samples: a score of samples, which says nothing where these look like noise
     of_seeds: its replicate is the seed of training: nets of one seed share their first weights,
         the order of their images and all noise, in whatever process they were trained
     """
@@ -90,12 +98,21 @@ class Quantity:
     margin: float | None = RATIO_MARGIN
     shared: bool = False
     same_for_loaders: bool = False
+    is_time: bool = False
+    of_samples: bool = False
     of_seeds: bool = False
 
     def executions(self, *found: Outcome) -> frozenset[str]:
-        """The replicates that it was measured in: processes, or seeds."""
+        """The replicates that it was measured in: seeds; processes; or blocks, if of several.
+
+        The runs of a block share what the machine did in those minutes. That is no part of what
+        tells them apart from each other, and all of what tells them apart from another block.
+        """
         if self.of_seeds:
             return frozenset(f"seed {outcome.record.seed}" for outcome in found)
+        blocks = frozenset(map(block, found))
+        if len(blocks) > 1:
+            return blocks
         own = {outcome.record.unit for outcome in found}
         return frozenset(own | _shared_units(found) if self.shared else own)
 
@@ -103,14 +120,22 @@ class Quantity:
         """A ratio or a difference, whichever it is compared as."""
         return paired_ratio(pairs) if self.unit is None else paired_difference(pairs)
 
-    def judge(self, effect: Effect | None, controls: Iterable[Effect | None] = ()) -> Verdict:
+    def judge(
+        self,
+        effect: Effect | None,
+        controls: Iterable[Effect | None] = (),
+        *,
+        seeds: int | None = None,
+    ) -> Verdict:
+        """The word for an effect; seeds: over which each value is a mean, if they are no pairs."""
         return judge(
             effect,
             margin=self.margin,
             more=self.more,
             less=self.less,
             controls=controls,
-            of_seeds=self.of_seeds,
+            of_seeds=self.of_seeds and seeds is None,
+            seeds=seeds,
         )
 
 
@@ -143,9 +168,13 @@ def values(groups: Iterable[Group], quantity: Quantity) -> list[Pair]:
 
 
 def distinct(found: Iterable[Outcome], quantity: Quantity) -> list[Outcome]:
-    """Those that have the quantity, without those that only say again, from another loader, what
-    one in memory says."""
-    known = [one for one in found if quantity.of(one) is not None]
+    """Those that have the quantity and of which it means something, without those that only say
+    again, from another loader, what one in memory says."""
+    known = [
+        one
+        for one in found
+        if quantity.of(one) is not None and not (quantity.of_samples and one.looks_like_noise)
+    ]
     if not quantity.same_for_loaders:
         return known
     loading = ("loader", "num_workers")
@@ -153,5 +182,8 @@ def distinct(found: Iterable[Outcome], quantity: Quantity) -> list[Outcome]:
     return [
         one
         for one in known
-        if one.settings["loader"] == "memory" or cell(one, *loading) not in said
+        if one.settings["loader"] == "memory"
+        # A loader's flips are drawn once where tensors are kept, and anew where files are read.
+        or one.settings["flip"] == "loader"
+        or cell(one, *loading) not in said
     ]

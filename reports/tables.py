@@ -18,10 +18,12 @@ TRAIN, SAMPLE, FIT = "train_ddpm", "sample", "fit_priors"
 GROUP_OF = {
     "prepare": "prepare",
     "degrade": "prepare",
+    "freeze_flips": "prepare",
     # The priors, and what it takes to put them, or what stands in for them, where they are used.
     "take": "priors",
     FIT: "priors",
     "join": "priors",
+    "to_eight_bits": "priors",
     "encode": "priors",
     "dip_targets": "priors",
     "blur_targets": "priors",
@@ -67,6 +69,9 @@ OUTCOME_SETTINGS = frozenset(
 )
 # How the batches of a training run come about.
 LOADING_SETTINGS = ("loader", "num_workers", "flip")
+
+# The lag-1 autocorrelation below which samples look like noise.
+NOISE_AUTOCORRELATION = 0.2
 
 # What tells outcomes apart at first sight, in the order in which they are sorted.
 MAIN_SETTINGS = (
@@ -212,6 +217,12 @@ class Outcome:
         rows = [charge.paid for charge in self.bill if charge.function == TRAIN]
         known = [row for row in rows if row is not None]
         return known if len(known) == len(rows) else []
+
+    @property
+    def looks_like_noise(self) -> bool:
+        """Whether neighbouring pixels of its samples have next to nothing in common."""
+        correlation = self.score("lag1_autocorrelation")
+        return correlation is not None and correlation < NOISE_AUTOCORRELATION
 
     @property
     def images_seen(self) -> float:

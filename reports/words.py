@@ -67,11 +67,6 @@ def signed_percent(ratio: float) -> str:
     return f"{'+' if change > 0 else ''}{text}{NO_BREAK}%"
 
 
-def half_width(effect: Effect) -> str | None:
-    """Half the interval of a ratio, on the logarithmic scale that it is symmetric on: ±3.70 %."""
-    return None if effect.half_width is None else f"±{percent(effect.half_width)}"
-
-
 def plural(count: int, noun: str, nouns: str = "") -> str:
     """1 pair, 2 pairs."""
     return f"{count} {noun}" if count == 1 else f"{count} {nouns or f'{noun}s'}"
@@ -91,10 +86,17 @@ def signed(effect: Effect, value: float, unit: str = "") -> str:
     return signed_percent(value) if 0.5 < effect.mean < 2 else times(value)
 
 
-def effect_words(effect: Effect, unit: str = "", *, of_seeds: bool = False) -> str:
-    """+12.0 % (7 pairs, 95 % interval +8.10 % to +16.0 %)."""
+def effect_words(
+    effect: Effect, unit: str = "", *, of_seeds: bool = False, seeds: int | None = None
+) -> str:
+    """+12.0 % (7 pairs, 95 % interval +8.10 % to +16.0 %).
+
+    seeds: the pairs are images, each with the mean over so many seeds
+    """
     rests = plural(effect.pairs, "pair")
-    if of_seeds:
+    if seeds is not None:
+        rests = f"{plural(effect.pairs, 'image')}, mean over {plural(seeds, 'seed')}"
+    elif of_seeds:
         rests += f" of {of_how_many_seeds(effect)}"
     elif effect.n < effect.pairs:
         # Pairs that share a process, such as one fit of the priors, count as one.
@@ -131,13 +133,14 @@ def verdict_word(verdict: Verdict, unit: str = "", *, of_seeds: bool = False) ->
     if effect.is_ratio:
         margin, margin_unit = 100 * margin, "%"
     if word == TOO_FEW:
-        return f"no verdict, it takes {_lacking(effect, of_seeds=of_seeds)}"
+        return f"no verdict, it takes {_lacking(effect, verdict.seeds, of_seeds=of_seeds)}"
     if word == NOT_DISTINGUISHABLE:
         if effect.standard_error == 0:
             return "the same in every pair"
         half = _size(effect, effect.half_width or 0.0, unit)
-        needed = verdict.pairs_needed
-        enough = f"; some {plural(needed, 'pair')} would show equality" if needed else ""
+        needed, enough = verdict.pairs_needed, ""
+        if needed is not None and abs(effect.mean - effect.is_ratio) < (verdict.margin or 0.0):
+            enough = f"; if there is none, some {plural(needed, 'pair')} would show equality"
         return f"{word} from no effect (half-width {half}{enough})"
     alone = (
         f"equal within {margin:g}{NO_BREAK}{margin_unit}"
@@ -149,10 +152,10 @@ def verdict_word(verdict: Verdict, unit: str = "", *, of_seeds: bool = False) ->
     if verdict.control is None:
         return f"withheld (alone: {alone}), no case ran twice"
     ends = verdict.control.interval(0.9)
-    reach = "A-vs-A has no interval"
+    reach = "a control has no interval"
     if ends is not None:
         low, high = (signed(verdict.control, end, unit) for end in ends)
-        reach = f"A-vs-A reaches from {low} to {high}"
+        reach = f"a control reaches from {low} to {high}"
     return f"withheld (alone: {alone}), {reach}"
 
 
@@ -162,10 +165,11 @@ def _size(effect: Effect, value: float, unit: str) -> str:
     return f"{three(value)}{NO_BREAK}{unit}" if unit else three(value)
 
 
-def _lacking(effect: Effect, *, of_seeds: bool) -> str:
+def _lacking(effect: Effect, over: int | None, *, of_seeds: bool) -> str:
     """What a verdict takes beyond what is there: 3 more pairs."""
     pairs = MIN_PAIRS - (effect.pairs if of_seeds else min(effect.pairs, effect.n))
-    seeds = MIN_SEEDS - effect.n if of_seeds else 0
+    trained = effect.n if of_seeds else over
+    seeds = 0 if trained is None else MIN_SEEDS - trained
     parts = [
         f"{count} more {noun}{'' if count == 1 else 's'}"
         for count, noun in ((pairs, "pair"), (seeds, "seed"))
@@ -179,7 +183,8 @@ def judged(verdict: Verdict, unit: str = "", *, of_seeds: bool = False) -> str:
     word = verdict_word(verdict, unit, of_seeds=of_seeds)
     if verdict.effect is None:
         return word
-    return f"{effect_words(verdict.effect, unit, of_seeds=of_seeds)}: {word}"
+    said = effect_words(verdict.effect, unit, of_seeds=of_seeds, seeds=verdict.seeds)
+    return f"{said}: {word}"
 
 
 def bytes_of(count: int | None) -> str:

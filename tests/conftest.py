@@ -21,7 +21,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _old_objects_stay() -> None:
-    """As in a worker: the ledger collects garbage at every stage, past all that was there before."""
+    """As in a worker: the ledger collects garbage at every stage, but not what was there before."""
     gc.freeze()
 
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from markupsafe import Markup
 
-from bench.stats import Effect, Pair, paired_ratio
-from reports import page, words
+from reports import page
 from reports.context import (
     EPS_LOSS,
     FIRST_RUN,
@@ -112,8 +111,8 @@ def test_target_by_loader(tmp_path: Path) -> None:
     ]
     assert [[line[2], line[5]] for line in drawn][:2] == [["50", "5"], ["62.5", "12.5"]]
     effects = rows_of(found, "on training seconds an image")
-    # sqrt(1.25 * 1.5625); sqrt(0.8 * 1); 1.5625 / 1.25.
-    assert [line[1] for line in effects] == ["+39.8 %", "−10.6 %", "+25.0 %", NOT_MEASURED]
+    # sqrt(1.25 * 1.5625); 0.8 in memory; 1.5625 / 1.25.
+    assert [line[1] for line in effects] == ["+39.8 %", "−20.0 %", "+25.0 %", NOT_MEASURED]
 
 
 def test_the_contrast_as_published(tmp_path: Path) -> None:
@@ -152,7 +151,7 @@ def test_the_control_strip(tmp_path: Path) -> None:
     ]
     none = ["–", "–", "–"]
     assert rows_of(section(arms_run(tmp_path / "run", *given), "answer"), "row") == [
-        ["the same case again", "1.1", "1.1", *none],
+        ["A-vs-A", "1.1", "1.1", *none],
         ["1000 / 500 timesteps", "0.8", "0.8", *none],
         ["squaredcos / linear", "1.5", "1.5", *none],
     ]
@@ -225,8 +224,11 @@ def test_loss_of_three_seeds_has_the_interval_over_their_means(tmp_path: Path) -
 def test_scaling(tmp_path: Path) -> None:
     found = section(grid_run(tmp_path / "grid"), "scaling")
     # 16 / 4 images: 4 times the seconds, the same an image; losses 1.16 / 1.04 and 2.16 / 2.04.
-    assert "4× the images, training seconds: 4.00× (4 pairs, 95 % interval" in text(found)
-    assert "no verdict, it takes 2 more pairs" in text(found)
+    # The arms of a size run back to back: one block a size.
+    assert (
+        "4× the images, training seconds: 4.00× (4 pairs that share one measurement, no interval): "
+        "no verdict, it takes 5 more pairs" in text(found)
+    )
     ratios = {tuple(line[:2]): line[2] for line in rows_of(found, "factor")}
     assert ratios["images: 16 / 4", "training seconds an image"] == "0.00 %"
     assert ratios["images: 16 / 4", "held-out loss"] == "+8.67 %"
@@ -254,11 +256,15 @@ def test_a_line_along_an_axis_is_of_one_milestone(tmp_path: Path) -> None:
     ]
 
 
-def sharing(path: Path, *ratios: float) -> str:
-    """Three sizes, the largest with 0.1 + 2 * 2 = 4.1 s a run on images; priors of 8 s."""
+def sharing(path: Path, *ratios: float, again: tuple[float, ...] = (1.0, 1.0, 1.0)) -> str:
+    """Three sizes, the largest with 0.1 + 2 * 2 = 4.1 s a run on images; priors of 8 s.
+
+    again: the second runs on images, relative to the first
+    """
     given: list[Given] = []
-    for size, ratio in zip((4, 8, 16), ratios, strict=True):
+    for size, ratio, second in zip((4, 8, 16), ratios, again, strict=True):
         given.append(({"num_images": size}, size / 8, 0.5))
+        given.append(({"num_images": size, "repeat": 2}, second * size / 8, 0.5))
         given.append(({"num_images": size, "train_on": "dip"}, ratio * size / 8, 0.5))
     return section(arms_run(path, *given), "ledger")
 
@@ -326,6 +332,17 @@ def test_break_even_never(tmp_path: Path) -> None:
     said = "never pays for their 8.00 s, as far as this run can see"
     assert said in text(found)
     assert said in text(section(tmp_path / "run", "answer"))
+
+
+def test_break_even_within_what_the_controls_reach(tmp_path: Path) -> None:
+    """DIP is 4 % faster, and the same case again up to 28 % slower or faster."""
+    found = sharing(tmp_path / "run", 0.96, 0.96, 0.96, again=(1.1, 1.0, 1 / 1.1))
+    (line,) = rows_of(found, "priors, s")
+    reach = math.exp(2.9199856 * math.log(1.1) / math.sqrt(3))  # of the 90 % interval over 3
+    fastest, slowest = 0.1 + 4 / reach, 0.1 + 4 * reach
+    assert close(line[:5], [8.0, 4.1, 3.94, fastest, slowest])
+    assert line[5] == "–"
+    assert "This run cannot tell whether sharing the priors ever pays" in text(found)
 
 
 def test_break_even_without_an_interval(tmp_path: Path) -> None:
@@ -452,14 +469,6 @@ def test_a_level_that_a_schedule_does_not_reach_is_null(tmp_path: Path) -> None:
     report = Report(load_run(path))
     assert report.pairs(EPS_LOSS, ON_IMAGES, ON_DIP)
     assert "eps_loss_at_log_snr_-6" in section(path, "results")
-
-
-def test_half_the_width_of_a_ratio() -> None:
-    effect = paired_ratio([Pair(1.0, r, frozenset({str(r)})) for r in (0.8, 1.0, 1.25)])
-    assert effect is not None
-    wide = 100 * (math.exp(HALF * math.log(1.25)) - 1)
-    assert words.half_width(effect) == f"±{wide:.1f}\N{NO-BREAK SPACE}%"
-    assert words.half_width(Effect(1.0, None, None, 2, None, 2)) is None
 
 
 def test_quantities_know_their_replicate(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from PIL import Image
 
 from bench import records, suite
 from bench.records import Case, Record, Setting
+from dipddpm.config import PAPER
 from reports import __main__ as command
 from reports import claims, page, words
 from reports.figures import pictures, plots, svg
@@ -498,8 +499,27 @@ def test_only_what_the_publication_had_is_a_replay() -> None:
     for name in claims.PUBLISHED_SETTINGS:
         other = outcome_of({**replays[0].settings, name: "another"})
         assert not claims.is_replay(other, "cuda"), name
+    assert claims.PUBLISHED_SETTINGS.items() >= PAPER.items() - {("mixed_precision", "fp16")}
+    assert not claims.is_replay(
+        outcome_of({**replays[0].settings, "num_inference_steps": 20}), "cuda"
+    )
     small = [outcome_of(one.settings) for one in suite.load("paper-cpu").cases]
     assert not any(claims.is_replay(one, "cuda") for one in small)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("replayed", "word"), [({"a", "b"}, "Replay:"), ({"a"}, "an analogue")])
+def test_a_run_is_a_replay_if_every_row_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replayed: set[str], word: str
+) -> None:
+    folder = Folder(tmp_path / "run")
+    for unit, published in zip(("a", "b"), claims.published_rows()[2:4], strict=True):
+        of = case(**{**published.settings, "protocol": "paper"})
+        folder.unit(unit, [row(unit, unit, "train_ddpm", 1.0)], [record(unit, [unit], "", of)])
+    monkeypatch.setattr(
+        "reports.sections.published.is_replay", lambda one, _: one.record.unit in replayed
+    )
+    assert word in section(build(folder.finish()), "published")
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -45,6 +45,7 @@ from reports.context import (
     Report,
 )
 from reports.load import load_run
+from reports.pairs import distinct
 from reports.tables import (
     GROUP_OF,
     GROUPS,
@@ -631,6 +632,51 @@ def arms_run(path: Path, *given: Given) -> Path:
         made, found = generation(unit, unit, base, of, train, loss, "data")
         folder.unit(unit, rows + made, found, needs=("priors",) if dip else ())
     return folder.finish()
+
+
+def test_settings_are_compared_by_blocks_and_arms_by_processes(tmp_path: Path) -> None:
+    """Three arms of a setting and seed run back to back: two seeds are two replicates of what
+    tells settings apart, and six of what tells arms apart."""
+    given: list[Given] = [
+        ({"seed": seed, "train_on": train_on, "num_train_timesteps": timesteps}, 1.0, 0.5)
+        for seed in (0, 1)
+        for timesteps in (500, 1000)
+        for train_on in ("images", "dip", "blur")
+    ]
+    report = Report(load_run(arms_run(tmp_path / "run", *given)))
+    timesteps = report.effect(PER_IMAGE, *report.idle_sides["1000 / 500 timesteps"])
+    dip = report.effect(PER_IMAGE, ON_IMAGES, ON_DIP)
+    assert timesteps is not None and dip is not None
+    assert (timesteps.pairs, timesteps.n) == (6, 2)
+    assert (dip.pairs, dip.n) == (4, 4)
+    assert report.effect(EPS_LOSS, {"num_train_timesteps": 500}, {"num_train_timesteps": 1000})
+
+
+def test_what_makes_no_difference_to_a_step_is_a_control_of_times(tmp_path: Path) -> None:
+    given: list[Given] = []
+    for seed in range(6):
+        for timesteps, slower in ((500, 1.0), (1000, 1.3)):
+            for settings, ratio in (({}, 1.0), ({"repeat": 2}, 1.0), ({"train_on": "dip"}, 1.2)):
+                whole = {"seed": seed, "num_train_timesteps": timesteps, **settings}
+                given.append((whole, slower * ratio, 0.5))
+    report = Report(load_run(arms_run(tmp_path / "run", *given)))
+    verdict = report.judge(PER_IMAGE, ON_IMAGES, ON_DIP)
+    assert (verdict.word, verdict.alone) == ("withheld", "longer")
+    assert verdict.control is not None and verdict.control.mean == pytest.approx(1.3)
+    # It does not withhold itself, nor has it to do with a loss.
+    sides = report.idle_sides["1000 / 500 timesteps"]
+    assert report.judge(PER_IMAGE, *sides).word == "longer"
+    assert report.judge(EPS_LOSS, ON_IMAGES, ON_DIP).word == "equal"
+
+
+def test_frozen_and_fresh_flips_tell_two_losses(tmp_path: Path) -> None:
+    for flip, count in (("device", 1), ("loader", 2)):
+        given: list[Given] = [
+            ({"loader": loader, "flip": flip}, 1.0, 0.5) for loader in ("memory", "decode")
+        ]
+        report = Report(load_run(arms_run(tmp_path / flip, *given)))
+        losses = [one for one in distinct(report.generated, EPS_LOSS) if one.number("epochs") == 5]
+        assert len(losses) == count
 
 
 def test_what_two_loaders_tell_alike_counts_once(tmp_path: Path) -> None:

@@ -218,6 +218,11 @@ def test_exponent_of_a_power_law() -> None:
     assert fit is not None
     assert (fit.mean, fit.low, fit.high) == pytest.approx((1.5, 1.5, 1.5))
     assert fitted_exponent([1.0, 2.0, 2.0], [1.0, 2.0, 2.1]) is None
+    # Of logarithms 0, 1, 2 against 0, 1, 3: slope 3/2, residuals 1/6, -1/3, 1/6; s^2 = 1/6 over one
+    # degree of freedom, of the slope 1/6 / 2; t(0.975, 1) = 12.706.
+    fit = fitted_exponent(np.exp([0.0, 1.0, 2.0]).tolist(), np.exp([0.0, 1.0, 3.0]).tolist())
+    assert fit is not None and fit.low is not None
+    assert fit.mean - fit.low == pytest.approx(12.706204736432095 * math.sqrt(1 / 12))
 
 
 def quads_of(values: np.ndarray) -> list[Quad]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from bench.stats import paired_ratio
+from bench.verdicts import far_end
 from reports.blocks import Block, Figure, Section, Text
 from reports.context import (
-    COSINE,
     EPS_LOSS,
     FIRST_RUN,
-    LINEAR,
     ON_DIP,
     ON_IMAGES,
     PER_IMAGE,
@@ -20,19 +21,18 @@ from reports.context import (
 from reports.effects import forest_data, logs, missing
 from reports.figures import plots, svg
 from reports.figures.plots import ForestRow
-from reports.pairs import Quantity, Side
+from reports.pairs import Quantity
 from reports.sections.ledger import crossing_words
 from reports.sections.loaders import loader_finding
 from reports.sections.published import as_published_finding
 from reports.sections.restoration import dip_finding
-from reports.words import half_width, judged
+from reports.words import judged, percent
 
 
 def answer(report: Report) -> Section:
     """A sentence a question, the controls, and what so small a run can show."""
     said = [
-        *loader_finding(report),
-        *_time_sentence(report),
+        *(loader_finding(report) or _time_sentence(report)),
         *_dip_sentence(report, TOTAL_SECONDS),
         *crossing_words(report),
         *_dip_sentence(report, EPS_LOSS),
@@ -42,6 +42,8 @@ def answer(report: Report) -> Section:
     blocks: list[Block] = [Text(text) for text in said[1:]]
     rows = _control_rows(report)
     if rows:
+        words = "; ".join(f"{row.label} {judged(PER_IMAGE.judge(row.effect))}" for row in rows)
+        blocks.append(Text(f"Controls, of which none should show an effect: {words}."))
         blocks.append(
             Figure(
                 svg.render(
@@ -64,12 +66,17 @@ def _resolution(report: Report) -> str:
     about = f"What this run can and cannot show. {report.run.plan.about.strip().rstrip('.')}."
     if report.dip_time is None:
         return about
-    half = half_width(report.dip_time)
-    measured = (
-        f"{half}, half the interval of DIP's effect on the training time"
-        if half
-        else "none, as DIP's effect on the training time has no interval"
-    )
+    half = report.dip_time.half_width
+    if half is None:
+        measured = "none, as DIP's effect on the training time has no interval"
+    elif None in (controls := report.controls(PER_IMAGE)):
+        measured = f"±{percent(half)} at best, half the interval of DIP's effect; no case ran twice"
+    else:
+        reach = math.expm1(max(far_end(control) for control in controls if control))
+        measured = (
+            f"±{percent(max(half, reach))}, the larger of half the interval of DIP's effect, "
+            f"{percent(half)}, and of what its controls reach, {percent(reach)}"
+        )
     return f"{about} Resolution in time, measured: {measured}."
 
 
@@ -93,15 +100,8 @@ def _dip_sentence(report: Report, quantity: Quantity) -> list[str]:
 
 def _control_rows(report: Report) -> list[ForestRow]:
     """A-vs-A, and what changes nothing in a training step."""
-    factors: list[tuple[Side, Side, str]] = [(FIRST_RUN, RUN_AGAIN, "the same case again")]
-    levels = sorted({outcome.number("num_train_timesteps") for outcome in report.generated})
-    if len(levels) > 1:
-        least: Side = {"num_train_timesteps": levels[0]}
-        most: Side = {"num_train_timesteps": levels[-1]}
-        factors.append((least, most, f"{levels[-1]:g} / {levels[0]:g} timesteps"))
-    factors.append((LINEAR, COSINE, "squaredcos / linear"))
     rows = []
-    for base, other, label in factors:
+    for label, (base, other) in {"A-vs-A": (FIRST_RUN, RUN_AGAIN), **report.idle_sides}.items():
         pairs = report.pairs(PER_IMAGE, base, other)
         if pairs:
             rows.append(ForestRow(label, logs(pairs), paired_ratio(pairs)))

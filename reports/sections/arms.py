@@ -108,8 +108,8 @@ def _summary(report: Report, contrasts: Iterable[tuple[str, str]]) -> Table:
         rows,
         "Arms at equal settings and seeds, over all settings, at the last milestone that both "
         "have. Loss and times: ratios, equal is within 2 %; KID: a difference. A word stands only "
-        "where it clears the A-vs-A of the same quantity. Total seconds hold the priors, "
-        "which the blur too is set by.",
+        "where it clears the controls, among them the A-vs-A of the same quantity. Total seconds "
+        "hold the priors, which the blur too is set by.",
     )
 
 

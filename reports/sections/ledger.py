@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from bench.stats import over_replicates
+from bench.verdicts import far_end
 from reports.blocks import Block, Figure, Section, Text, raw_table
-from reports.context import Report
-from reports.effects import mean_of, missing, over_seeds, seeds_of
+from reports.context import PER_IMAGE, Report
+from reports.effects import mean_of, missing, seeds_of
 from reports.figures import plots, svg
 from reports.figures.plots import Bar, Line
 from reports.pairs import Group, Quantity
@@ -56,7 +58,7 @@ def ledger(report: Report) -> Section:
 def _share(group: Group) -> str:
     """61.6 %, with its interval over seeds."""
     shares = [(one.group_seconds("priors") or 0.0) / (one.total_seconds or 1.0) for one in group]
-    effect = over_seeds(shares)
+    effect = over_replicates(shares)
     interval = "no interval"
     if effect.low is not None and effect.high is not None:
         interval = f"95 % interval {percent(effect.low)} to {percent(effect.high)}"
@@ -75,7 +77,7 @@ class _Sharing:
     """What sharing the priors would change, in seconds; a run: to prepare and to train.
 
     fastest, slowest: a run with DIP at the ends of the interval of its effect on the training
-        time; None without an interval
+        time; where its controls reach it, also of theirs; None without an interval or A-vs-A
     """
 
     priors: float
@@ -121,7 +123,14 @@ def _shared(report: Report) -> _Sharing | None:
     if any(mean is None for mean in means):
         return None
     priors, prepared, trained = (mean.mean for mean in means if mean)
-    low, high = (None if r is None else prepared + r * trained for r in (effect.low, effect.high))
+    low = high = None
+    controls = report.controls(PER_IMAGE)
+    if effect.low is not None and effect.high is not None and None not in controls:
+        low, high = effect.low, effect.high
+        reach = math.exp(max(far_end(control) for control in controls if control))
+        if high >= 1 / reach and low <= reach:  # within what makes no difference
+            low, high = min(low, 1 / reach), max(high, reach)
+        low, high = prepared + low * trained, prepared + high * trained
     return _Sharing(priors, prepared + trained, prepared + effect.mean * trained, low, high)
 
 
@@ -136,7 +145,7 @@ def _crossing(shared: _Sharing) -> str:
     if shared.fastest is None:
         return (
             f"This run cannot tell whether sharing the priors ever pays for their {priors}: DIP's "
-            "effect on the training time has no interval here."
+            "effect on the training time has no interval or no A-vs-A here."
         )
     if shared.at_least is None:
         return (
@@ -190,7 +199,11 @@ def _sharing(report: Report) -> list[Block]:
             f"them, at {report.reference.words}; sampling and scoring, which DIP does not touch, "
             "are not in it. Images: mean over the seeds; DIP: the same with its training times the "
             "ratio over all pairs. "
-            + ("Band: the interval of that ratio." if ends else "The ratio has no interval."),
+            + (
+                "Band: the interval of that ratio and, where they reach it, of its controls."
+                if ends
+                else "The ratio has no interval, or no A-vs-A."
+            ),
             raw_table(
                 [
                     "priors, s",

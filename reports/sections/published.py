@@ -148,7 +148,7 @@ def as_published_finding(report: Report) -> list[str]:
 
 
 def _judged(report: Report, quantity: Quantity, pairs: Sequence[Pair]) -> str:
-    verdict = quantity.judge(quantity.effect(pairs), [report.again(quantity)])
+    verdict = quantity.judge(quantity.effect(pairs), report.controls(quantity))
     return judged(verdict, quantity.unit or "", of_seeds=quantity.of_seeds)
 
 

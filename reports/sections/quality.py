@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 
 from reports.blocks import Block, Cell, Figure, Note, Section, Table, Text, raw_table
@@ -13,21 +12,10 @@ from reports.figures import quality as plots
 from reports.figures import svg
 from reports.figures.quality import AnchorPanel
 from reports.pairs import Quantity
-from reports.tables import Outcome
+from reports.tables import NOISE_AUTOCORRELATION, Outcome
 from reports.words import plural, three
 
-# Below it, neighbouring pixels of a picture have next to nothing in common.
-NOISE_AUTOCORRELATION = 0.2
 MIXED = "mixed ranges"
-
-
-def near_noise(report: Report) -> float | None:
-    """The mean lag-1 autocorrelation of the samples if it is near 0; None if they are pictures."""
-    found = [one.score("lag1_autocorrelation") for one in report.generated]
-    known = [value for value in found if value is not None]
-    if known and (mean := statistics.fmean(known)) < NOISE_AUTOCORRELATION:
-        return mean
-    return None
 
 
 def quality(report: Report) -> Section:
@@ -37,13 +25,13 @@ def quality(report: Report) -> Section:
     if not panels:
         return Section("quality", title, missing(report, "scored sample"))
     blocks: list[Block] = []
-    noise = near_noise(report)
-    if noise is not None:
+    noise = sum(one.looks_like_noise for one in report.generated)
+    if noise:
         blocks.append(
             Note(
-                "These samples look like noise: their mean lag-1 autocorrelation is "
-                f"{three(noise)}, below {NOISE_AUTOCORRELATION}. This run judges no quality of "
-                "samples."
+                f"Of {plural(len(report.generated), 'outcome')} the samples of {noise} look like "
+                f"noise: their lag-1 autocorrelation is below {NOISE_AUTOCORRELATION}. No score of "
+                "these is one of quality, and no verdict of this page on samples rests on them."
             )
         )
     blocks.append(_figure(panels))

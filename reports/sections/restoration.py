@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from bench.stats import Effect, Pair
+import numpy as np
+
+from bench.stats import Effect, Pair, over_replicates
 from bench.verdicts import Verdict
 from reports.blocks import Block, Cell, Figure, Section, Table, Text, raw_table
 from reports.context import HOW_RESTORED, PAIRED_PSNR, Report, cell_words, finite_score
@@ -30,17 +31,33 @@ SAMPLING = Quantity(
         else taken / one.number("num_samples")
     ),
 )
+SCORED = "score_restoration"
 # A start that has the image that is sought. It is no method.
 ORACLE = "original"
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to restore, over seeds: an outcome each."""
+    """A way to restore, over seeds: an outcome each.
+
+    psnrs, ssims: seed -> of each image, dB; empty where the run has kept none
+    """
 
     group: Group
-    psnr: Effect
+    psnrs: dict[int, np.ndarray]
+    ssims: dict[int, np.ndarray]
     seconds: Effect
+
+    @cached_property
+    def psnr(self) -> Effect:
+        """Over images, each the mean over seeds."""
+        found = _over_images(self.psnrs) or _without_interval(mean_of(self.group, PAIRED_PSNR))
+        assert found is not None  # a way has it
+        return found
+
+    @cached_property
+    def ssim(self) -> Effect | None:
+        return _over_images(self.ssims) or _without_interval(mean_of(self.group, SSIM))
 
     @property
     def first(self) -> Outcome:
@@ -74,16 +91,6 @@ class Way:
         return self.first.settings["start_from"] == "dip" and self.steps > 0
 
     @property
-    def seeds(self) -> list[int]:
-        return [one.record.seed for one in self.group]
-
-    @cached_property
-    def psnrs(self) -> dict[int, float]:
-        """Seed -> PSNR in dB."""
-        found = {one.record.seed: PAIRED_PSNR.of(one) for one in self.group}
-        return {seed: psnr for seed, psnr in found.items() if psnr is not None}
-
-    @property
     def words(self) -> str:
         """dip, t0 250, ddim, 20 steps; nlm alone."""
         if not self.steps:
@@ -102,10 +109,31 @@ def ways(report: Report) -> list[Way]:
     found = []
     for seeds in groups.values():
         group = tuple(seeds[seed] for seed in sorted(seeds))
-        psnr, taken = mean_of(group, PAIRED_PSNR), mean_of(group, SECONDS)
-        if psnr is not None and taken is not None:
-            found.append(Way(group, psnr, taken))
+        known, taken = mean_of(group, PAIRED_PSNR), mean_of(group, SECONDS)
+        if known is not None and taken is not None:
+            psnrs, ssims = (_of_images(report, group, name) for name in ("psnr", "ssim"))
+            found.append(Way(group, psnrs, ssims, taken))
     return found
+
+
+def _of_images(report: Report, group: Group, name: str) -> dict[int, np.ndarray]:
+    """Seed -> a score of each image; empty unless all of the group have it."""
+    found = {}
+    for one in group:
+        key = next((c.key for c in one.bill if c.function == SCORED), None)
+        scores = report.artifacts.tensors(key) if key else {}
+        if f"per_image/paired_{name}" not in scores:
+            return {}
+        found[one.record.seed] = scores[f"per_image/paired_{name}"]
+    return found
+
+
+def _over_images(scores: dict[int, np.ndarray]) -> Effect | None:
+    return over_replicates(np.mean([*scores.values()], axis=0).tolist()) if scores else None
+
+
+def _without_interval(effect: Effect | None) -> Effect | None:
+    return effect and replace(effect, low=None, high=None, p=None, standard_error=None)
 
 
 def restoration(report: Report) -> Section:
@@ -139,13 +167,25 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        common = (seed for seed in self.way.seeds if seed in self.other.psnrs)
-        return judge_psnr(_pair(seed, self.other, self.way) for seed in common)
+        return judge_psnr(_pairs(self.other, self.way), len(self.way.psnrs))
 
 
-def judge_psnr(pairs: Iterable[Pair]) -> Verdict:
-    """The word for differences of PSNR in dB, seed by seed."""
-    return PAIRED_PSNR.judge(PAIRED_PSNR.effect(pairs))
+def judge_psnr(pairs: Iterable[Pair], seeds: int) -> Verdict:
+    """The word for differences of PSNR in dB, image by image, each the mean over the seeds."""
+    effect = PAIRED_PSNR.effect(pairs)
+    return PAIRED_PSNR.judge(effect, seeds=seeds)
+
+
+def _pairs(base: Way, other: Way) -> list[Pair]:
+    """Image by image, over the seeds that both have."""
+    common = [seed for seed in other.psnrs if seed in base.psnrs]
+    if not common:
+        return []
+    sides = (np.mean([way.psnrs[seed] for seed in common], axis=0) for way in (base, other))
+    return [
+        Pair(float(low), float(high), frozenset({f"image {i}"}))
+        for i, (low, high) in enumerate(zip(*sides, strict=True))
+    ]
 
 
 OF_DEGRADED, OF_ALL = "degraded starts", "all without a DIP"
@@ -174,57 +214,65 @@ def _no_dearer(others: Iterable[Way], way: Way) -> list[Way]:
     return [other for other in others if other.seconds.mean <= way.seconds.mean]
 
 
-def best_pairs(found: Sequence[Way], rule: str) -> list[Pair]:
-    """The best DIP start against the best of the others at no more seconds, seed by seed.
+def whole(found: Sequence[Way]) -> list[Way]:
+    """Those of all seeds, with the scores of each image."""
+    most = max((len(way.group) for way in found), default=0)
+    return [way for way in found if len(way.psnrs) == most]
 
-    Both are chosen by their mean PSNR over the other seeds, so that no luck of the seed that is
-    judged enters its choice; where there is one seed alone, by that.
+
+def best_pairs(found: Sequence[Way], rule: str) -> list[Pair]:
+    """The best DIP start against the best of the others at no more seconds, image by image.
+
+    For one half of the images both are chosen by their mean PSNR over the other half, and the
+    reverse: no image is judged by a choice in which it had a part. One image alone has.
     """
-    whole = max((len(way.group) for way in found), default=0)
-    found = [way for way in found if len(way.group) == whole]
-    rivals, pairs = _rivals(found)[rule], []
-    for seed in found[0].seeds if found else []:
-        best = max((way for way in found if way.from_dip), key=_psnr_without(seed), default=None)
-        cheap = _no_dearer(rivals, best) if best else []
-        if best and cheap:
-            pairs.append(_pair(seed, max(cheap, key=_psnr_without(seed)), best))
+    dips, rivals = [way for way in found if way.from_dip], _rivals(found)[rule]
+    count = next((len(psnrs) for way in dips for psnrs in way.psnrs.values()), 0)
+    pairs = []
+    for half in (0, 1):
+        judging = range(half, count, 2)
+        chosen = _best(dips, range(1 - half, count, 2) or judging)
+        cheap = _no_dearer(rivals, chosen) if chosen else []
+        other = _best(cheap, range(1 - half, count, 2) or judging)
+        if chosen and other:
+            both = _pairs(other, chosen)
+            pairs += [both[i] for i in judging]
     return pairs
 
 
-def _psnr_without(seed: int) -> Callable[[Way], float]:
-    return lambda way: statistics.fmean(
-        value for other, value in way.psnrs.items() if other != seed or len(way.psnrs) == 1
-    )
+def _best(found: Iterable[Way], images: range) -> Way | None:
+    def psnr(way: Way) -> float:
+        return float(np.mean([psnrs[images] for psnrs in way.psnrs.values()]))
 
-
-def _pair(seed: int, base: Way, other: Way) -> Pair:
-    return Pair(base.psnrs[seed], other.psnrs[seed], frozenset({f"seed {seed}"}))
+    return max(found, key=psnr, default=None)
 
 
 def dip_finding(report: Report) -> list[str]:
     """Whether the DIP start beats the degraded start at equal seconds; none without both."""
-    found = ways(report)
-    comparisons = [one for one in compared(found) if one.rule == OF_DEGRADED]
-    if not comparisons:
+    found = whole(ways(report))
+    comparisons = compared(found)
+    of_degraded = [one for one in comparisons if one.rule == OF_DEGRADED]
+    if not of_degraded:
         return []
-    best = max(comparisons, key=lambda one: one.way.psnr.mean)
-    several = len(best.way.group) > 1
-    chosen = "for each training seed by the others" if several else "by this very PSNR"
+    best = max(of_degraded, key=lambda one: one.way.psnr.mean)
+    rival = next(one for one in comparisons if one.rule == OF_ALL and one.way is best.way)
+    against_degraded, against_all = (
+        judged(judge_psnr(best_pairs(found, rule), len(best.way.psnrs)), "dB")
+        for rule in (OF_DEGRADED, OF_ALL)
+    )
     first = (
         "PSNR of a start from the DIP against the start from the degraded image at no more "
-        f"seconds, each at its best setting, chosen {chosen}: "
-        f"{judged(judge_psnr(best_pairs(found, OF_DEGRADED)), 'dB', of_seeds=True)}."
+        "seconds, each at its best setting, chosen on the other half of the images: "
+        f"{against_degraded}."
     )
     text = (
-        f"Over all seeds the best are {_reached(best.way)}, of "
-        f"{plural(len(comparisons), 'DIP setting')}, and {_reached(best.other)}."
+        f"Over all images the best are {_reached(best.way)}, of "
+        f"{plural(len(of_degraded), 'DIP setting')}, and {_reached(best.other)}."
     )
-    rival = next(one for one in compared(found) if one.rule == OF_ALL and one.way is best.way)
     if rival.other is not best.other:
         text += (
             " Against the best of all that takes no DIP and no more seconds, chosen likewise, "
-            f"over all seeds {_reached(rival.other)}: "
-            f"{judged(judge_psnr(best_pairs(found, OF_ALL)), 'dB', of_seeds=True)}."
+            f"over all images {_reached(rival.other)}: {against_all}."
         )
     return [first, text]
 
@@ -254,7 +302,7 @@ def _comparisons(comparisons: Sequence[Comparison]) -> Table:
         [
             Cell(one.way.words, one.way.words),
             Cell(seconds(one.way.seconds.mean), one.way.seconds.mean),
-            Cell(f"of {one.rule}", one.rule),
+            Cell(one.rule, one.rule),
             Cell(one.other.words, one.other.words),
             Cell(seconds(one.other.seconds.mean), one.other.seconds.mean),
             *verdict_cells(one.verdict, PAIRED_PSNR),
@@ -262,12 +310,13 @@ def _comparisons(comparisons: Sequence[Comparison]) -> Table:
         for one in comparisons
     ]
     return Table(
-        ["DIP start", "an image", "against the best", "which is", "an image", *VERDICT_COLUMNS],
+        ["DIP start", "an image", "best of", "which is", "an image", *VERDICT_COLUMNS],
         rows,
         "Equal seconds: each DIP start against the best of the degraded starts that take no more "
         "seconds an image, and of all ways without a DIP that take no more, chosen by its PSNR on "
-        "the same images and so in its favour. Difference of PSNR, paired over training seeds; "
-        "equal is within 0.3 dB. The original start takes no part.",
+        "the same images and so in its favour. Difference of PSNR, image by image, each the mean "
+        "over training seeds; equal is within 0.3 dB. The interval is over images, of the same "
+        "nets. The original start takes no part.",
         filterable=True,
     )
 
@@ -298,9 +347,9 @@ def _figure(found: Sequence[Way], degraded: float | None) -> Figure:
         f"By nets of {cell_words(first)}, {first.number('epochs'):g} epochs; mean PSNR of "
         f"{first.number('num_samples'):g} held-out images to their originals, over "
         f"{plural(several, 'training seed')}, against the seconds an image that making the start "
-        "and the reverse process took; training the net is not in it, it is the same for all. "
+        "and the reverse process took; training the net is not in it. "
         "Filled: denoised by a net, a mark a setting; hollow and large: the start itself, no net. "
-        "Bars: 95 % interval over seeds. Line: the Pareto front, the highest PSNR for so many "
+        "Bars: 95 % interval over images. Line: the Pareto front, the highest PSNR for so many "
         "seconds. The original start is the image that is sought: what the net would make "
         "of a perfect start, an upper bound and no method. cond is another net, "
         "given the DIP output. These are restorations of given images, and share no table with the "
@@ -331,7 +380,7 @@ def _table(found: Sequence[Way]) -> Table:
                 Cell(sampler, sampler),
                 Cell(f"{way.steps:g}", way.steps),
                 mean_cell(way.psnr),
-                mean_cell(mean_of(way.group, SSIM)),
+                mean_cell(way.ssim),
                 Cell(seconds(made), made),
                 Cell(seconds(middle(sampled)), middle(sampled)),
                 Cell(seconds(way.seconds.mean), way.seconds.mean),
@@ -354,7 +403,7 @@ def _table(found: Sequence[Way]) -> Table:
         ],
         rows,
         "All ways, from the highest PSNR to the lowest: mean over training seeds, for scores with "
-        "its 95 % interval where there are three or more. 0 steps: the start itself, no net.",
+        "the 95 % interval over images. 0 steps: the start itself, no net.",
         filterable=True,
     )
 

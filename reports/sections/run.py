@@ -324,11 +324,15 @@ _METHOD = (
     f"{CONFIDENCE:.0%}; p: exact sign flips.",
     "Words: equal, where the 90 % interval lies within the margin (2 % of times and losses, 0.3 dB "
     "of PSNR); else a direction, where the 95 % interval leaves out no effect; else not "
-    "distinguishable. Both stand only beside an A-vs-A that is smaller, else they are withheld. "
+    "distinguishable. Both stand only beside controls that are smaller, else they are withheld: "
+    "A-vs-A, and for times what makes no difference to a step. On a CPU scores are the same in "
+    "every run of a case: their A-vs-A is 0 and holds nothing back. "
     f"A verdict takes {MIN_PAIRS} pairs, one on quality {MIN_SEEDS} seeds as well; all words are "
     "descriptive, without correction for their number.",
     "Replicates are fresh processes: pairs that share one are averaged first, and below "
-    f"{MIN_EXECUTIONS} there is no interval. Of a score the replicate is the seed of training.",
+    f"{MIN_EXECUTIONS} there is no interval. The arms of a setting and seed run back to back; "
+    "between settings these blocks are the replicates. Of a score the replicate is the seed of "
+    "training, of a restoration the image, each the mean over the nets of all seeds.",
     "Arms and levels are compared after equally many epochs: the last milestone that both runs "
     "have.",
     "A dash is a value that is not known; it is never 0.",
