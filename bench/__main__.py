@@ -17,9 +17,10 @@ from bench.cases import functions_of
 from bench.engines import open_engine
 from bench.records import Plan, Run, UnitSpec, UserError
 from bench.units import plan_units
+from dipddpm.checks import MAX_WHOLE
 from dipddpm.config import VERSION
 from dipddpm.lookup import look_in
-from dipddpm.sources import ImageSource, open_source
+from dipddpm.sources import HUGGING_FACE, ImageSource, open_source
 
 RUNS = Path("runs")
 
@@ -33,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(_one_line(error), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before a unit was at work
+        print(_one_line("stopped"), file=sys.stderr)
+        return 130
 
 
 def _one_line(error: object) -> str:
@@ -106,8 +110,10 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
 
 
 def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0, got {text!r}")
+    if not text.isdecimal() or len(text) > 19 or int(text) > MAX_WHOLE:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number from 0 to 2**63 - 1, got {text!r}"
+        )
     return int(text)
 
 
@@ -163,16 +169,27 @@ def run_suite(options: argparse.Namespace) -> int:
 
 
 def _show(found: suite.Suite, units: list[UnitSpec], where: str) -> int:
-    """What a run would do; what would keep it from that is said at the end."""
+    """What a run would do. What a network or a package could still mend is said at the end."""
     from bench import dryrun  # needs torch, and no device
 
     screen = display.console()
     screen.print(display.cases(found.cases, found.name))
+    problem: Exception | None = None
+    source = None
     try:
         screen.print(dryrun.table(units))
-        suite.check_enough(found, _open(found.images, where))
-    except (ImportError, UserError) as error:
-        screen.print(f"this cannot run yet: {error}", style="yellow", markup=False, soft_wrap=True)
+        source = _open(found.images, where)
+    except ImportError as error:
+        problem = error
+    except UserError as error:
+        if not found.images.startswith(HUGGING_FACE):
+            raise
+        problem = error
+    if source is not None:
+        suite.check_enough(found, source)
+    if problem is not None:
+        text = f"this cannot run yet: {problem}"
+        screen.print(text, style="yellow", markup=False, soft_wrap=True)
     return 0
 
 
@@ -234,7 +251,8 @@ def clean_run(options: argparse.Namespace) -> int:
     run = Run.open(_run_folder(options.run))
     with runner.locked(run.folder):
         if options.all:
-            shutil.rmtree(run.folder)
+            shutil.rmtree(run.folder.resolve())
+            run.folder.unlink(missing_ok=True)  # a link to it
             print(f"deleted {run.folder}")
             return 0
         unwanted = [

@@ -9,19 +9,20 @@ from rich.table import Table
 
 from bench.cases import pipeline_config
 from bench.ledger import BookingLedger
-from bench.records import UnitSpec
+from bench.records import UnitSpec, UserError
 from dipddpm.config import Context
 from dipddpm.encoded import EncodedImages
+from dipddpm.inputs import NUM_REFERENCES
 from dipddpm.pipeline import make_shared, run_pipeline
 from dipddpm.sources import ImageSource
 
-# Beyond it, the number of images of a dry run is taken for this.
-MAX_IMAGES = 20_000
+MAX_IMAGES = 1_000_000
 
 
 def book(units: Iterable[UnitSpec]) -> tuple[Counter[str], Counter[str]]:
     """Calls by stage: what every case alone would take, and what the run takes."""
-    source = _stand_in()
+    units = list(units)
+    source = _stand_in(units)
     alone: Counter[str] = Counter()
     shared: Counter[str] = Counter()
     made: dict[str, frozenset[str]] = {}
@@ -40,12 +41,19 @@ def book(units: Iterable[UnitSpec]) -> tuple[Counter[str], Counter[str]]:
     return alone, shared
 
 
-def _stand_in() -> ImageSource:
-    """Images that are never opened, as many as are asked for: which they are moves no count."""
-    train, held_out = (
-        EncodedImages(tuple(f"{part} {i}".encode() for i in range(MAX_IMAGES)))
-        for part in ("train", "held out")
-    )
+def _stand_in(units: Iterable[UnitSpec]) -> ImageSource:
+    """Images that are never opened, as many as are asked for: which they are moves no count.
+
+    Raises UserError if that is more than MAX_IMAGES.
+    """
+    cases = [case for spec in units for case in spec.cases]
+    parts = []
+    for field, least in (("num_images", NUM_REFERENCES), ("num_held_out", 1)):
+        count = max([least, *(int(str(case.settings[field])) for case in cases)])
+        if count > MAX_IMAGES:
+            raise UserError(f"{field} must be at most {MAX_IMAGES} in a dry run, got {count}")
+        parts.append(EncodedImages(tuple(f"{field} {i}".encode() for i in range(count))))
+    train, held_out = parts
     return ImageSource("stand-in", train, held_out)
 
 

@@ -95,7 +95,13 @@ class SubprocessEngine:
             worker = subprocess.Popen(
                 [sys.executable, "-m", "bench.worker", str(unfinished.resolve())],
                 cwd=_CHECKOUT,
-                env={**os.environ, **environment, **started},
+                # Functions of the user's are found in the same order as here.
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(sys.path),
+                    **environment,
+                    **started,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -174,10 +174,17 @@ class MeasuringLedger(_Ledger):
         # Whether a stage has raised an exception.
         self.failed = False
         self.steps = Steps(self._device, counter)
+        self._told = 0
 
     def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         with self._spans("ledger"):
             return super().__call__(function, *args, **kwargs)
+
+    def new_rows(self) -> list[StageRow]:
+        """The rows since this was last asked, in order."""
+        new = list(self.rows.values())[self._told :]
+        self._told += len(new)
+        return new
 
     def _perform(
         self, function: Callable[..., Any], args: Any, kwargs: Any, row: StageRow

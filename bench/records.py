@@ -253,6 +253,7 @@ def record_failure(unfinished: Path, spec: UnitSpec, status: Status, error: str)
     """Adds a record of failure for each case of a unit that has no record yet."""
     path = unfinished / RECORDS
     _drop_torn_end(path)
+    _drop_torn_end(unfinished / STAGES)
     there = {record.case_id for record in read_lines(path, Record)} if path.exists() else set()
     failures = [
         failure_of(case, spec.unit, status, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import math
 import os
@@ -36,6 +37,10 @@ class Display(Protocol):
 def check_new(folder: Path) -> None:
     """Raises UserError if no run folder can be made there."""
     try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"--out must be text in UTF-8, got {str(folder)!r}") from None
+    try:
         if folder.exists():
             raise UserError(f"--out must be a new folder, got {str(folder)!r}; see `bench resume`")
         above = next(path for path in folder.absolute().parents if path.exists())
@@ -52,13 +57,18 @@ def create(folder: Path, plan: Plan, environment: records.Environment, suite_tex
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Beside the folder it will be, under a name that nobody has.
         unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
-        unfinished.chmod(0o755)
-        (unfinished / records.UNITS).mkdir()
-        (unfinished / records.SUITE).write_text(suite_text, encoding="utf-8")
-        records.write(unfinished / records.ENVIRONMENT, environment)
-        records.write(unfinished / records.PLAN, plan)
-        unfinished.rename(folder)
+        try:
+            unfinished.chmod(0o755)
+            (unfinished / records.UNITS).mkdir()
+            (unfinished / records.SUITE).write_text(suite_text, encoding="utf-8")
+            records.write(unfinished / records.ENVIRONMENT, environment)
+            records.write(unfinished / records.PLAN, plan)
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)  # of what was not renamed
     except OSError as error:
+        if error.errno == errno.ENOTEMPTY:  # another run was quicker
+            check_new(folder)
         raise UserError(f"--out must be writable, got {str(folder)!r}: {error.strerror}") from error
     return Run.open(folder)
 

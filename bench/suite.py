@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from bench.cases import FIELDS, build, functions_of, new_case, pipeline_config, settings_of
 from bench.records import Case, UserError
+from dipddpm.checks import MAX_WHOLE
 from dipddpm.config import ARMS, PROTOCOLS, NoiseScheduleConfig, OutcomeConfig, PipelineConfig
 from dipddpm.lookup import look_in
 from dipddpm.sources import OBJECTS, ImageSource, absolute_name
@@ -230,8 +231,8 @@ def _case(settings: dict[str, Any], images: str, where: str) -> Case:
     for key in _STEPS:
         if settings.get(key) == "T":
             settings[key] = settings.get("num_train_timesteps", default)
-    if seed < 0:
-        raise UserError(f"{where}: seed must be at least 0, got {seed}")
+    if not 0 <= seed <= MAX_WHOLE:
+        raise UserError(f"{where}: seed must be from 0 to 2**63 - 1, got {seed}")
     if repeat < 1:
         raise UserError(f"{where}: repeat must be at least 1, got {repeat}")
     if "epochs" not in settings:

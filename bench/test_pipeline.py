@@ -30,9 +30,10 @@ from dipddpm.config import (
     TrainOn,
     UNetConfig,
 )
+from dipddpm.degradation import degrade
 from dipddpm.dip import fit_priors
 from dipddpm.features import NUM_FEATURES, extract_features
-from dipddpm.images import ImageSet, TrainingImages, degrade, encode, prepare
+from dipddpm.images import ImageSet, TrainingImages, encode, prepare
 from dipddpm.loaders import Batches
 from dipddpm.metrics import (
     all_pairs_psnr,

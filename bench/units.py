@@ -127,7 +127,12 @@ def _shared_by(cases: tuple[Case, ...]) -> Iterator[tuple[str, Case]]:
             wanted = _least(case, kept, task="restore", start_from="dip")
             yield wanted.case_id, wanted
         if takes_features(data, sampling):
-            wanted = _least(case, {"num_held_out"}, seed=0, num_samples=MIN_FOR_FEATURES)
+            # Of as many training as held-out images: runs with more of one share them.
+            count = min(data.num_images, data.num_held_out)
+            wanted = _least(
+                case, set(), seed=0, num_samples=MIN_FOR_FEATURES,
+                num_images=count, num_held_out=count,
+            )  # fmt: skip
             yield wanted.case_id, wanted
 
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import io
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from PIL import Image
 
 from dipddpm.config import DIPConfig, LoaderConfig, SamplingConfig, TrainingConfig, unwatched
 from dipddpm.dip import fit_priors
-from dipddpm.images import ImageSet
+from dipddpm.encoded import EncodedImages
+from dipddpm.images import ImageSet, encode, prepare
 from dipddpm.sampling import sample
 from dipddpm.training import train_ddpm
 
@@ -25,11 +28,16 @@ _ITERATIONS = 3
 
 
 def wake(device: torch.device) -> None:
-    """What a process pays once, at its first convolution: threads, libraries, the allocator."""
+    """What a process pays once, whatever it does: threads, libraries, the allocator, decoders."""
     images = torch.zeros(4, 3, 32, 32, device=device)
     weight = torch.zeros(8, 3, 3, 3, device=device, requires_grad=True)
     torch.nn.functional.conv2d(images, weight).sum().backward()
     (images.double().flatten(1) @ images.double().flatten(1).T).sum().item()
+    for file_format in ("WEBP", "JPEG", "PNG"):
+        stream = io.BytesIO()
+        Image.new("RGB", (48, 32)).save(stream, file_format)
+        file = EncodedImages((stream.getvalue(),))
+        encode(prepare(file, 16), file)
 
 
 def warm_up(function: Callable[..., Any], args: Any, kwargs: Any) -> None:

@@ -19,7 +19,7 @@ import torch
 
 from bench import records
 from bench.artifacts import Artifacts
-from bench.cases import outcome_config, pipeline_config
+from bench.cases import functions_of, outcome_config, pipeline_config
 from bench.ledger import MeasuringLedger
 from bench.lifeline import end_with
 from bench.meters import SharedCounter, Spans
@@ -28,7 +28,7 @@ from bench.warmup import wake
 from dipddpm.config import Context, OutcomeConfig
 from dipddpm.dip import fit_priors
 from dipddpm.guard_rails import guard_rails
-from dipddpm.lookup import look_in
+from dipddpm.lookup import look_in, source_file
 from dipddpm.pipeline import Outcome, attempts, make_shared
 from dipddpm.sources import ImageSource, open_source
 
@@ -72,7 +72,7 @@ def main(unfinished: Path, started: float) -> None:
             status, text = _failure(error)
             records.record_failure(unfinished, spec, status, text)
     with spans("finish_unit"):
-        records.append(unfinished / records.STAGES, ledger.rows.values())
+        records.append(unfinished / records.STAGES, ledger.new_rows())
         (unfinished / records.PROGRESS).unlink()
     # Each row has its own; what is left is of a stage that failed.
     failed = spans.seconds.pop("stages", 0.0) - sum(r.seconds or 0.0 for r in ledger.rows.values())
@@ -97,6 +97,7 @@ def run_unit(unfinished: Path, spec: UnitSpec, ledger: MeasuringLedger, spans: S
     """Every case of the unit through the pipeline; a record of each outcome as it is there."""
     device = "cuda:0" if spec.device == "cuda" else spec.device
     look_in(spec.functions)
+    _check_functions(unfinished, spec)
     with spans("open_images"):
         source = _images(spec)
     with spans("wake_device"):
@@ -117,7 +118,20 @@ def run_unit(unfinished: Path, spec: UnitSpec, ledger: MeasuringLedger, spans: S
             warnings = (*guard_rails(pipeline_config((case,)), spec.device), *_left_out(source))
             record = _record(case, outcome, spec, ledger, warnings)
         with spans("write_records"):
+            # Its bill first: what is told of an outcome can be charged, however the process ends.
+            records.append(unfinished / records.STAGES, ledger.new_rows())
             records.append(unfinished / records.RECORDS, [record])
+
+
+def _check_functions(unfinished: Path, spec: UnitSpec) -> None:
+    """Raises ValueError if a function of the user's is not the one that the run began with."""
+    known = records.read(unfinished.parent.parent / records.PLAN, records.Plan).functions
+    for name, content in functions_of(spec.cases).items():
+        if content != known[name]:
+            raise ValueError(
+                f"{name} is of another file than when the run began: {source_file(name)}, sha256 "
+                f"{content}, it was {known[name]}"
+            )
 
 
 def _images(spec: UnitSpec) -> ImageSource:

@@ -6,8 +6,11 @@ functions of their own as "module:function"; what those return is checked.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,8 @@ from skimage import restoration as skimage_restoration
 from dipddpm.config import STARTS as START_NAMES
 from dipddpm.config import TARGETS as TARGET_NAMES
 from dipddpm.config import RestorationConfig
-from dipddpm.images import ImageSet, blur_to_psnr, gaussian_blur
+from dipddpm.degradation import blur_to_psnr, gaussian_blur
+from dipddpm.images import ImageSet
 from dipddpm.lookup import Table
 
 Make = Callable[..., ImageSet]
@@ -137,9 +141,37 @@ def _checked(table: Table, name: str) -> Make | None:
         sets = {key: value for key, value in given.items() if isinstance(value, ImageSet)}
         like = next(value for key, value in sets.items() if key in table.needed)
         copies = {key: ImageSet(value.pixels.clone()) for key, value in sets.items()}
-        return _looked_at(name, make(**{**given, **copies}), like=like)
+        with _global_state_kept():
+            try:
+                made = make(**{**given, **copies})
+            except SystemExit as error:
+                text = f"{name} would have ended the process with status {error.code}"
+                raise RuntimeError(text) from error
+        return _looked_at(name, made, like=like)
 
+    # What a suite calls it tells its results from those of any other, whatever made the function.
+    checked.__module__, _, checked.__qualname__ = name.partition(":")
+    checked.__name__ = checked.__qualname__
     return checked
+
+
+@contextlib.contextmanager
+def _global_state_kept() -> Iterator[None]:
+    """What a function of the user's shares with all stages after it is put back as it was."""
+    dtype, threads, grad, folder = (
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        Path.cwd(),
+    )
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            torch.set_num_threads(threads)
+            torch.set_grad_enabled(grad)
+            os.chdir(folder)
 
 
 def _looked_at(name: str, made: object, *, like: ImageSet) -> ImageSet:

@@ -8,6 +8,9 @@ import types
 from collections.abc import Hashable
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+# What tables and files hold of a whole number.
+MAX_WHOLE = 2**63 - 1
+
 
 @functools.cache
 def field_types(config: Hashable) -> dict[str, Any]:
@@ -37,6 +40,8 @@ def check_types(config: Any) -> None:
         elif int in options:
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ValueError(f"{name} must be a whole number, got {value!r}")
+            if not -MAX_WHOLE <= value <= MAX_WHOLE:
+                raise ValueError(f"{name} must be below 2**63, got {value}")
         elif hint == tuple[int, ...] and not (
             isinstance(value, tuple) and all(type(item) is int for item in value)
         ):
@@ -47,7 +52,7 @@ def at_most(config: object, maximum: float, *names: str) -> None:
     """Each of the named fields."""
     for name in names:
         value = getattr(config, name)
-        if value > maximum:
+        if value is not None and value > maximum:
             raise ValueError(f"{name} must be at most {maximum}, got {value}")
 
 

@@ -133,6 +133,7 @@ class DIPConfig:
         check_types(self)
         at_least(self, 1, "num_iter", "images_per_fit", "es_patience")
         at_least(self, 1, "skip_levels", "skip_channels")
+        at_most(self, 10, "skip_levels")
         at_least(self, 2, "es_window")
         at_least(self, 0, "reg_noise_std")
         above_zero(self, "prior_learning_rate")
@@ -239,6 +240,7 @@ class RestorationConfig:
         check_types(self)
         at_least(self, 0, "degradation_sigma")
         above_zero(self, "blur_sigma")
+        at_most(self, 1000, "degradation_sigma", "blur_sigma")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +249,8 @@ class SamplingConfig:
 
     num_inference_steps: 0 takes the start image itself, without any net.
     t0 counts noise levels from 1 to num_train_timesteps; None takes the default of `start_from`
-    (`start_point`), as do start_image_weight (a) and start_noise_weight (b).
+    (`start_point`), as do start_image_weight (a) and start_noise_weight (b). Noise has the default
+    alone.
     """
 
     task: Task = "generate"
@@ -266,13 +269,24 @@ class SamplingConfig:
         check_types(self)
         at_least(self, 1, "num_samples", "t0")
         at_least(self, 0, "num_inference_steps", "start_image_weight", "start_noise_weight")
+        at_most(self, 1000, "start_image_weight", "start_noise_weight")
         if self.num_inference_steps == 0 and self.start_from == "noise":
             raise ValueError("num_inference_steps must be at least 1 from noise, got 0")
-        for name in ("start_image_weight", "start_noise_weight"):
+        for name in ("t0", "start_image_weight", "start_noise_weight"):
             if self.start_from == "noise" and getattr(self, name) is not None:
                 raise ValueError(
                     f"{name} must be left out with start_from = noise, got {getattr(self, name)}"
                 )
+        if (
+            self.start_from != "noise"
+            and self.num_inference_steps
+            and self.timestep_spacing != "trailing"
+        ):
+            # "leading" begins below the level of x_t0: the net would be told of less noise.
+            raise ValueError(
+                f"timestep_spacing must be 'trailing' with start_from = {self.start_from}, "
+                f"got {self.timestep_spacing!r}"
+            )
         if self.task == "generate" and self.start_from != "noise":
             raise ValueError(
                 f"start_from = {self.start_from} re-creates an image it was given: "
@@ -292,6 +306,7 @@ class ScoringConfig:
     def __post_init__(self) -> None:
         check_types(self)
         at_least(self, 0, "ssim_digits")
+        at_most(self, 15, "ssim_digits")  # float64 has no more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -527,7 +542,7 @@ def own_noise_level(degradation_sigma: float, abar: tuple[float, ...]) -> int:
 
 def takes_features(data: DataConfig, sampling: SamplingConfig) -> bool:
     """Whether there are images enough for the scores that compare features of whole sets."""
-    fewest = min(sampling.num_samples, data.num_held_out)
+    fewest = min(sampling.num_samples, data.num_images, data.num_held_out)
     return sampling.task == "generate" and fewest >= MIN_FOR_FEATURES
 
 

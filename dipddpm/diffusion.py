@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+from collections.abc import Mapping
+
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -15,26 +19,59 @@ def build_unet(unet: UNetConfig, image_size: int, seed: int, *, in_channels: int
 
     in_channels: 3, or 6 for a net that is given a condition (`conditioned`).
     """
+    # diffusers draws weights from the global generator: lend it one, and put it back as it was.
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would seed every CUDA device too.
+        torch.default_generator.manual_seed(derive_seed(seed, "unet"))
+        return _unet(unet, image_size, in_channels)
+
+
+def load_unet(
+    unet: UNetConfig, image_size: int, weights: Mapping[str, Tensor], *, in_channels: int = 3
+) -> nn.Module:
+    """The UNet2DModel of these weights, which it shares: none are drawn, and none are copied.
+
+    Raises RuntimeError if the weights are of another net.
+    """
+    model = _apart(_without_weights(unet, image_size, in_channels))
+    model.load_state_dict(weights, assign=True)
+    return model
+
+
+@functools.cache
+def _without_weights(unet: UNetConfig, image_size: int, in_channels: int) -> nn.Module:
+    """Kept, as diffusers takes longer to put a small net together than that net to predict."""
+    with torch.device("meta"):
+        return _unet(unet, image_size, in_channels)
+
+
+def _apart(module: nn.Module) -> nn.Module:
+    """The same layers, whose parameters can be set without setting those of `module`."""
+    other = copy.copy(module)
+    other._parameters, other._buffers = dict(module._parameters), dict(module._buffers)
+    other._modules = {
+        name: None if child is None else _apart(child) for name, child in module._modules.items()
+    }
+    return other
+
+
+def _unet(unet: UNetConfig, image_size: int, in_channels: int) -> nn.Module:
     levels = range(len(unet.block_out_channels))
 
     def blocks(kind: str) -> list[str]:
         attention = f"Attn{kind}Block2D"
         return [attention if i in unet.attention_levels else f"{kind}Block2D" for i in levels]
 
-    # diffusers draws weights from the global generator: lend it one, and put it back as it was.
-    with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would seed every CUDA device too.
-        torch.default_generator.manual_seed(derive_seed(seed, "unet"))
-        model: nn.Module = UNet2DModel(
-            sample_size=image_size,
-            in_channels=in_channels,
-            out_channels=3,
-            block_out_channels=unet.block_out_channels,
-            layers_per_block=unet.layers_per_block,
-            norm_num_groups=unet.norm_num_groups,
-            down_block_types=tuple(blocks("Down")),
-            up_block_types=tuple(reversed(blocks("Up"))),
-        )
+    model: nn.Module = UNet2DModel(
+        sample_size=image_size,
+        in_channels=in_channels,
+        out_channels=3,
+        block_out_channels=unet.block_out_channels,
+        layers_per_block=unet.layers_per_block,
+        norm_num_groups=unet.norm_num_groups,
+        down_block_types=tuple(blocks("Down")),
+        up_block_types=tuple(reversed(blocks("Up"))),
+    )
     return model
 
 

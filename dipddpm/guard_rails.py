@@ -135,8 +135,8 @@ def _too_few_for_features(config: PipelineConfig) -> Iterator[str]:
     if generating and not any(takes_features(data, sampling) for sampling in generating):
         samples = max(sampling.num_samples for sampling in generating)
         yield (
-            f"num_samples = {samples} and num_held_out = {data.num_held_out}: KID and its like are "
-            f"left out, they need {fewest} of both"
+            f"num_samples = {samples}, num_images = {data.num_images} and num_held_out = "
+            f"{data.num_held_out}: KID and its like are left out, they need {fewest} of each"
         )
 
 

@@ -18,10 +18,12 @@ from dipddpm.config import (
     PipelineConfig,
     SamplingConfig,
 )
+from dipddpm.degradation import degrade
 from dipddpm.dip import Priors, fit_priors, join
 from dipddpm.encoded import EncodedImages
 from dipddpm.features import Features, extract_features
-from dipddpm.images import ImageSet, TrainingImages, degrade, encode, prepare, take
+from dipddpm.images import ImageSet, TrainingImages, encode, prepare, take, to_eight_bits
+from dipddpm.loaders import freeze_flips
 from dipddpm.sources import ImageSource
 
 P = ParamSpec("P")
@@ -127,25 +129,34 @@ class Inputs:
     @cached_property
     def training_images(self) -> TrainingImages:
         """What the loader of the training loop reads."""
-        files, make = self.files, arms.target(self.config.train_on)
-        if make is not None:
-            offered: dict[str, Callable[[], Any]] = {
-                "images": lambda: self.training,
-                "priors": lambda: self.joined(self.training_fits),
-                "context": lambda: self.context,
-            }
-            asked = TARGETS.parameters(self.config.train_on)
-            made = self.stages(make, **{name: offered[name]() for name in sorted(asked)})
-            # As files, so that whatever is trained on comes the same way and in the same 8 bits.
-            files = self.stages(encode, made, files)
-        return files if self.config.loading.loader == "decode" else self._prepared(files)
+        make = arms.target(self.config.train_on)
+        decoding = self.config.loading.loader == "decode"
+        if make is None:
+            return self.files if decoding else self._with_frozen_flips(self.training)
+        offered: dict[str, Callable[[], Any]] = {
+            "images": lambda: self.training,
+            "priors": lambda: self.joined(self.training_fits),
+            "context": lambda: self.context,
+        }
+        asked = TARGETS.parameters(self.config.train_on)
+        made = self.stages(make, **{name: offered[name]() for name in sorted(asked)})
+        # Whatever is trained on comes in the eight bits of a file.
+        if decoding:
+            return self.stages(encode, made, self.files)
+        return self._with_frozen_flips(self.stages(to_eight_bits, made))
 
     @cached_property
     def training_condition(self) -> ImageSet | None:
         """Three more channels for each training image."""
         if self.config.condition_on == "nothing":
             return None
-        return self.joined(self.degraded_training_fits)
+        return self._with_frozen_flips(self.joined(self.degraded_training_fits))
+
+    def _with_frozen_flips(self, images: ImageSet) -> ImageSet:
+        """As a loader reads them: where it keeps tensors, its flips are drawn before it starts."""
+        loading = self.config.loading
+        frozen = loading.flip == "loader" and loading.loader != "decode"
+        return self.stages(freeze_flips, images, self.context) if frozen else images
 
     def held_out_condition(self, sampling: SamplingConfig) -> ImageSet | None:
         """Three more channels for each held-out image."""
@@ -176,17 +187,18 @@ class Inputs:
 
     # References -----------------------------------------------------------------------------------
 
-    @cached_property
     def reference_features(self) -> tuple[Features, Features]:
-        """Of as many training as held-out images, so that neither set is nearer by its size."""
-        count = min(self.config.data.num_held_out, len(self.images.train))
+        """Of as many images that were trained on as held-out ones: no set is nearer by its size."""
+        count = min(self.config.data.num_images, self.config.data.num_held_out)
         # Nothing in it is random: runs of all seeds share it.
         unseeded = replace(self.context, seed=0)
-        training, held_out = (
-            self.stages(extract_features, self._prepared(part[:count]), unseeded)
-            for part in (self.images.train, self.images.held_out)
+
+        def features(files: EncodedImages) -> Features:
+            return self.stages(extract_features, self._prepared(files[:count]), unseeded)
+
+        return self.once(
+            "reference features", lambda: (features(self.files), features(self.images.held_out))
         )
-        return training, held_out
 
     # ----------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dipddpm.config import LoaderConfig, derive_seed
+from dipddpm.config import Context, LoaderConfig, derive_seed
 from dipddpm.encoded import EncodedImages
 from dipddpm.images import ImageSet, TrainingImages, load
 
@@ -29,7 +29,8 @@ class Batches:
 
     Each is (B, 3, image_size, image_size) float32 in [-1, 1] on the CPU; with a condition of the
     same images, in the same order, (B, 6, ...), the condition behind the images. Whatever the
-    loader does it does in `next`, where a `watch` sees it as waiting for data.
+    loader does it does in `next`, where a `watch` sees it as waiting for data. Files are flipped
+    here with flip = "loader"; tensors come as they are, from `freeze_flips`.
 
     Raises ValueError if the images or the condition do not fit the loader.
     """
@@ -70,7 +71,9 @@ class Batches:
             )
             yield from _decoded(files, places, self._loading.num_workers)
             return
-        pixels = self._pixels(self._images)
+        pixels = self._images.pixels
+        if self._condition is not None:
+            pixels = torch.cat((pixels, self._condition.pixels), dim=1)
         if self._loading.loader == "memory":
             for _, indices in self._order():
                 yield pixels[indices]
@@ -88,15 +91,15 @@ class Batches:
             for indices in order.split(self._batch_size):
                 yield epoch, indices
 
-    def _pixels(self, images: ImageSet) -> Tensor:
-        """All images with their condition, with the loader's flips frozen."""
-        pixels = images.pixels
-        if self._condition is not None:
-            pixels = torch.cat((pixels, self._condition.pixels), dim=1)
-        if self._loading.flip == "loader":
-            flips = [loader_flip(self._seed, index) for index in range(len(pixels))]
-            pixels = torch.where(torch.tensor(flips).view(-1, 1, 1, 1), pixels.flip(-1), pixels)
-        return pixels
+
+def freeze_flips(images: ImageSet, context: Context) -> ImageSet:
+    """Each of `images` mirrored or not, once and for all, by the coin of its place.
+
+    What the loaders of tensors read with flip = "loader"; so does a condition, with the same coins.
+    """
+    flips = [loader_flip(context.seed, index) for index in range(len(images))]
+    pixels = images.pixels
+    return ImageSet(torch.where(torch.tensor(flips).view(-1, 1, 1, 1), pixels.flip(-1), pixels))
 
 
 def loader_flip(seed: int, *place: int) -> bool:

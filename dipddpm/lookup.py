@@ -80,7 +80,7 @@ class Table:
         module, _, name = value.partition(":")
         try:
             found: Callable[..., Any] = getattr(import_module(module), name)
-        except Exception as error:  # a user's module may raise anything
+        except (Exception, SystemExit) as error:  # a user's module may raise anything
             text = f"{value} cannot be imported: {type(error).__name__}: {error}"
             raise ImportError(text) from error
         return found
@@ -120,7 +120,12 @@ def _parameters(module: str, function: str) -> frozenset[str]:
     path = _file(module)
     for node in _tree(path).body:
         if isinstance(node, ast.FunctionDef) and node.name == function:
-            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            if node.args.posonlyargs:
+                raise ValueError(
+                    f"{module}:{function} must take its parameters by name, got "
+                    f"{node.args.posonlyargs[0].arg} before a /"
+                )
+            arguments = [*node.args.args, *node.args.kwonlyargs]
             return frozenset(argument.arg for argument in arguments)
     raise ValueError(f"{module}:{function} must be a function defined in {path}, there is none")
 
@@ -129,7 +134,7 @@ def _file(module: str) -> Path:
     """The source of a module. Raises ValueError if there is none."""
     try:
         found = importlib.util.find_spec(module)
-    except Exception as error:  # finding a.b imports a, which may raise anything
+    except (Exception, SystemExit) as error:  # finding a.b imports a, which may raise anything
         text = f"{module}: no such module ({type(error).__name__}: {error})"
         raise ValueError(text) from error
     if found is None or found.origin is None or not found.origin.endswith(".py"):
@@ -142,5 +147,7 @@ def _file(module: str) -> Path:
 def _tree(path: Path) -> ast.Module:
     try:
         return ast.parse(path.read_text(encoding="utf-8"), str(path))
-    except (SyntaxError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    # Of nesting without end: MemoryError and RecursionError.
+    except (SyntaxError, UnicodeDecodeError, MemoryError, RecursionError) as error:
+        text = str(error) or type(error).__name__
+        raise ValueError(f"{path}: {text}") from error

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dipddpm.config import MIN_FOR_FEATURES, ScoreRange, ScoringConfig
-from dipddpm.images import gaussian_blur
+from dipddpm.degradation import gaussian_blur
 
 DATA_RANGE: Final = 2.0
 
@@ -28,7 +28,7 @@ _RESAMPLING_SEED = 0
 def psnr(images: Tensor, references: Tensor) -> Tensor:
     """Peak signal to noise ratio in dB, pair by pair: (N,) float64, inf for equal images.
 
-    Raises ValueError if a shape differs or a reference leaves [-1, 1].
+    Raises ValueError if a shape differs, a value leaves [-1, 1], or a reference is NaN.
     """
     _check(images, references)
     error = (images.double() - references.double()).square().mean(dim=(1, 2, 3))
@@ -41,25 +41,42 @@ def ssim(images: Tensor, references: Tensor) -> Tensor:
     The paper's Gaussian window (11 x 11, sigma 1.5) and population covariances, averaged over the
     channels and over all pixels whose window lies inside the image; scikit-image gives the same
     with gaussian_weights=True, use_sample_covariance=False, data_range=2.
-    Raises ValueError if a shape differs, a reference leaves [-1, 1], or a side is below 11.
+    Raises ValueError if a shape differs, a value leaves [-1, 1], a reference is NaN, or a side is
+    below 11.
     """
     _check(images, references)
+    return _similarity(_moments(images), _moments(references))
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """x: (N, C, H, W) float64; mean, variance: (N, C, H - 10, W - 10), under the window of ssim."""
+
+    x: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+def _moments(images: Tensor) -> _Moments:
+    x = images.double()
+    mean = _local_mean(x)
+    return _Moments(x, mean, _local_mean(x * x) - mean**2)
+
+
+def _local_mean(x: Tensor) -> Tensor:
     radius = 5
-    if min(images.shape[-2:]) < 2 * radius + 1:
-        raise ValueError(f"ssim needs sides of at least 11, got {tuple(images.shape[-2:])}")
+    if min(x.shape[-2:]) < 2 * radius + 1:
+        raise ValueError(f"ssim needs sides of at least 11, got {tuple(x.shape[-2:])}")
+    # sigma 1.5 cut off at 3.5 sigma is the window of radius 5.
+    return gaussian_blur(x, 1.5, truncate=3.5)[..., radius:-radius, radius:-radius]
 
-    def local_mean(x: Tensor) -> Tensor:
-        # sigma 1.5 cut off at 3.5 sigma is the window of radius 5.
-        return gaussian_blur(x, 1.5, truncate=3.5)[..., radius:-radius, radius:-radius]
 
-    x, y = images.double(), references.double()
-    mean_x, mean_y = local_mean(x), local_mean(y)
-    var_x = local_mean(x * x) - mean_x**2
-    var_y = local_mean(y * y) - mean_y**2
-    covariance = local_mean(x * y) - mean_x * mean_y
+def _similarity(x: _Moments, y: _Moments) -> Tensor:
+    """(N,), pair by pair; one image to each of several."""
+    covariance = _local_mean(x.x * y.x) - x.mean * y.mean
     c1, c2 = (0.01 * DATA_RANGE) ** 2, (0.03 * DATA_RANGE) ** 2
-    similarity = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
-        (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+    similarity = ((2 * x.mean * y.mean + c1) * (2 * covariance + c2)) / (
+        (x.mean**2 + y.mean**2 + c1) * (x.variance + y.variance + c2)
     )
     return similarity.mean(dim=(1, 2, 3))
 
@@ -69,10 +86,10 @@ def all_pairs_psnr(images: Tensor, references: Tensor) -> Tensor:
 
     |x - y|^2 = |x|^2 + |y|^2 - 2 x y, so that it is a matrix product: 1,000 x 1,000 in seconds. Of
     equal images a rounding of float64 may be left, some 150 dB, in place of inf.
-    Raises ValueError if a shape differs or a reference leaves [-1, 1].
+    Raises ValueError if a shape differs, a value leaves [-1, 1], or a reference is NaN.
     """
     _check_shapes(images[:1], references[:1])
-    _check_range(references)
+    _check_range(images, references)
     error = images.new_zeros(len(images), len(references), dtype=torch.float64)
     # Some pixels at a time: float64 copies of both sets would be the largest things in memory.
     for x, y in zip(*(z.flatten(1).split(4096, dim=1) for z in (images, references)), strict=True):
@@ -84,7 +101,14 @@ def all_pairs_psnr(images: Tensor, references: Tensor) -> Tensor:
 def all_pairs_ssim(images: Tensor, references: Tensor) -> Tensor:
     """SSIM of each image against each reference: (N, M) float64; raises as `ssim`."""
     _check_shapes(images[:1], references[:1])
-    return torch.stack([ssim(image.expand_as(references), references) for image in images])
+    _check_range(images, references)
+    # Some references at a time: in float64, with their moments, they are the largest things here.
+    return torch.cat([_ssim_to_each(images, some) for some in references.split(16)], dim=1)
+
+
+def _ssim_to_each(images: Tensor, references: Tensor) -> Tensor:
+    moments = _moments(references)
+    return torch.stack([_similarity(_moments(image[None]), moments) for image in images])
 
 
 def lag1_autocorrelation(images: Tensor) -> Tensor:
@@ -241,9 +265,10 @@ def _kid_quantile(sets: FeatureSets, q: float) -> Tensor:
     return kid_resamplings(sets.samples, sets.held_out, generator=generator).quantile(q)
 
 
-# KID is of the held-out images: the same for every number of training images, and no gain from a
-# copy of one. Its interval, of 95 %, is that of one net; between nets it takes training seeds.
-# nearest_real is the floor of the other two: unseen real images to as many real images.
+# KID is of held-out images, with no gain from a copy of a training image; it is unbiased, so that
+# of few images it compares with that of many. Its interval, of 95 %, is that of one net; between
+# nets it takes training seeds. nearest_real is the floor of the other two: unseen real images to as
+# many real images.
 FEATURE_SCORES: Final[dict[str, Callable[[FeatureSets], Tensor]]] = {
     "kid_efflite0": lambda sets: kid(sets.samples, sets.held_out),
     "kid_efflite0_low": lambda sets: _kid_quantile(sets, 0.025),
@@ -268,12 +293,14 @@ def score_generated(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Each score of `GENERATION`, (N,) or () float64, and what to be warned of."""
     scores = {name: score(samples, references, scoring) for name, score in GENERATION.items()}
-    warnings = []
-    if scores["lag1_autocorrelation"].mean() < NOISE_AUTOCORRELATION:
-        warnings.append(
-            f"samples look like noise: mean lag-1 autocorrelation below {NOISE_AUTOCORRELATION}"
-        )
-    return scores, warnings
+    return scores, noise_warnings(scores["lag1_autocorrelation"])
+
+
+def noise_warnings(autocorrelation: Tensor) -> list[str]:
+    """Of samples whose lag-1 autocorrelations, (N,), are near those of noise."""
+    if not autocorrelation.mean() < NOISE_AUTOCORRELATION:
+        return []
+    return [f"samples look like noise: mean lag-1 autocorrelation below {NOISE_AUTOCORRELATION}"]
 
 
 def score_features(sets: FeatureSets) -> dict[str, Tensor]:
@@ -292,7 +319,7 @@ def score_features(sets: FeatureSets) -> dict[str, Tensor]:
 
 def _check(images: Tensor, references: Tensor) -> None:
     _check_shapes(images, references)
-    _check_range(references)
+    _check_range(images, references)
 
 
 def _check_shapes(images: Tensor, references: Tensor) -> None:
@@ -303,10 +330,16 @@ def _check_shapes(images: Tensor, references: Tensor) -> None:
         )
 
 
-def _check_range(references: Tensor) -> None:
-    low, high = references.amin().item(), references.amax().item()
-    if not (low >= -1 and high <= 1):  # refuses NaN too
-        raise ValueError(f"references must be in [-1, 1], got [{low:.3g}, {high:.3g}]")
+def _check_range(images: Tensor, references: Tensor) -> None:
+    """An image with a NaN passes: it has the score NaN."""
+    for name, pixels in (("images", images), ("references", references)):
+        low, high = pixels.flatten(1).aminmax(dim=1)
+        if name == "images":
+            low, high = low.nan_to_num(), high.nan_to_num()
+        if not ((low >= -1) & (high <= 1)).all():  # refuses NaN too
+            raise ValueError(
+                f"{name} must be in [-1, 1], got [{low.min().item():.3g}, {high.max().item():.3g}]"
+            )
 
 
 def _check_features(x: Tensor, y: Tensor, *, least: int) -> None:

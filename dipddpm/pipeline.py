@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from dipddpm.config import (
-    STARTS,
     Context,
     PipelineConfig,
     SamplingConfig,
@@ -118,7 +117,7 @@ def make_shared(
         if starts_from_priors(outcome.sampling.start_from):
             given.joined(given.start_fits(outcome.sampling))
         if takes_features(config.data, outcome.sampling):
-            assert given.reference_features
+            given.reference_features()
 
 
 def _outcome(
@@ -185,9 +184,11 @@ def _scores(
         yield stages(score_generation, samples, given.references, config.scoring)
         if takes_features(config.data, sampling):
             features = stages(extract_features, stages(as_images, samples), context)
-            yield stages(score_features, features, *given.reference_features)
+            yield stages(score_features, features, *given.reference_features())
     else:
         degraded = given.degraded(sampling.restoration.degradation_sigma)
         yield stages(score_restoration, samples, given.originals, degraded)
-        if start is not None and "training" in STARTS.parameters(sampling.start_from):
-            yield stages(score_start, start, given.training)
+        if start is not None:
+            yield given.once(
+                ("start copies", id(start)), lambda: stages(score_start, start, given.training)
+            )

@@ -26,8 +26,9 @@ from dipddpm.config import (
     start_point,
     unwatched,
 )
-from dipddpm.diffusion import build_unet, conditioned, x_0_and_eps
-from dipddpm.images import ImageSet, seeded_noise
+from dipddpm.degradation import seeded_noise
+from dipddpm.diffusion import conditioned, load_unet, x_0_and_eps
+from dipddpm.images import ImageSet
 from dipddpm.training import TrainedNet
 
 
@@ -61,9 +62,9 @@ def sample(
     condition: what the net is given beside x_t, of which the first num_samples are used.
     """
     device = torch.device(context.device)
-    model = build_unet(unet, image_size, context.seed, in_channels=3 if condition is None else 6)
+    in_channels = 3 if condition is None else 6
+    model = load_unet(unet, image_size, trained.ema_weights, in_channels=in_channels)
     model = model.to(device).eval().requires_grad_(False)
-    model.load_state_dict(trained.ema_weights)
     given = None if condition is None else condition.pixels[: sampling.num_samples].to(device)
     abar = alphas_cumprod(schedule)
     # A timestep made of a number at each step would be copied, and waited for.

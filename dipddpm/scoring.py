@@ -17,15 +17,15 @@ from dipddpm.config import (
     NoiseScheduleConfig,
     ScoringConfig,
     UNetConfig,
-    alphas_cumprod,
     derive_seed,
     nearest_timestep,
     reaches,
 )
-from dipddpm.diffusion import build_unet, conditioned, x_0_and_eps
+from dipddpm.degradation import seeded_noise
+from dipddpm.diffusion import conditioned, load_unet, x_0_and_eps
 from dipddpm.dip import Priors, prior_scores
 from dipddpm.features import Features
-from dipddpm.images import ImageSet, seeded_noise
+from dipddpm.images import ImageSet
 from dipddpm.sampling import Samples
 from dipddpm.training import TrainedNet
 
@@ -64,36 +64,36 @@ def score_net(
     """The held-out denoising loss of the averaged weights at fixed log-SNR levels.
 
     condition: of the held-out images, where the net was trained with one
-    The noise of an image depends on the seed, the level and its place alone, so arms and schedules
-    compare on the same noise. eps loss: mean (eps_hat - eps)^2; x0 loss: the same error in x_0.
-    A level that the schedule does not reach has no score; `eps_loss` is the mean over the levels
-    that schedules have in common. Without held-out images there is the training loss alone.
+    The noise of an image depends on the seed, the level and its place alone, and x_t has exactly
+    the level asked for: arms and schedules compare on the same x_t, and only the timestep that the
+    net is told, the nearest one, is of its schedule. eps loss: mean (eps_hat - eps)^2; x0 loss: the
+    same error in x_0. A level that the schedule does not reach has no score; `eps_loss` is the mean
+    over the levels that schedules have in common. Without held-out images there is the training
+    loss alone.
     """
     last_epoch = trained.losses[-(trained.num_steps // trained.epochs) :]
     values = {"train_loss_last_epoch": last_epoch.mean().item()}
     if held_out is None:
         return Scores(values, {})
     device = torch.device(context.device)
-    channels = 3 if condition is None else 6
-    model = build_unet(unet, image_size, context.seed, in_channels=channels)
+    in_channels = 3 if condition is None else 6
+    model = load_unet(unet, image_size, trained.ema_weights, in_channels=in_channels)
     model = model.to(device).eval().requires_grad_(False)
-    model.load_state_dict(trained.ema_weights)
-    abar = alphas_cumprod(schedule)
     clean = held_out.pixels.to(device)
     given = None if condition is None else condition.pixels.to(device)
     in_mean = []
     for level in LOG_SNR_LEVELS:
-        t = nearest_timestep(level, schedule)
+        t, abar = nearest_timestep(level, schedule), 1 / (1 + math.exp(-level))
         noise = seeded_noise(clean.shape, context.seed, "held-out loss", str(level)).to(device)
-        noisy = math.sqrt(abar[t]) * clean + math.sqrt(1 - abar[t]) * noise
+        noisy = math.sqrt(abar) * clean + math.sqrt(1 - abar) * noise
         with torch.no_grad():
             predicted = torch.cat([model(x, t).sample for x in conditioned(noisy, given).split(16)])
-        _, eps = x_0_and_eps(predicted, noisy, abar[t], schedule.prediction_type)
+        _, eps = x_0_and_eps(predicted, noisy, abar, schedule.prediction_type)
         loss = (eps - noise).square().mean(dim=(1, 2, 3)).double().cpu()
         if reaches(level, schedule):
             values[f"eps_loss_at_log_snr_{level:g}"] = loss.mean().item()
             # x_0_hat - x_0 = -(eps_hat - eps) / sqrt(SNR)
-            values[f"x0_loss_at_log_snr_{level:g}"] = loss.mean().item() * (1 - abar[t]) / abar[t]
+            values[f"x0_loss_at_log_snr_{level:g}"] = loss.mean().item() * math.exp(-level)
         if level in COMMON_LOG_SNR_LEVELS:
             in_mean.append(loss)
     mean_loss = torch.stack(in_mean).mean(0)
@@ -120,11 +120,14 @@ def score_restoration(samples: Samples, originals: ImageSet, degraded: ImageSet)
     """Each restored image against its own original, and the PSNR of the degraded image."""
     restored = samples.images
     original, noisy = (images.pixels[: len(restored)] for images in (originals, degraded))
+    autocorrelation = metrics.lag1_autocorrelation(restored)
     return _scores(
         {
             **{name: score(restored, original) for name, score in metrics.RESTORATION.items()},
             "degraded_psnr": metrics.psnr(noisy.clamp(-1, 1), original),
-        }
+            "lag1_autocorrelation": autocorrelation,
+        },
+        metrics.noise_warnings(autocorrelation),
     )
 
 

@@ -113,8 +113,10 @@ def absolute_name(name: str, base: Path) -> str:
     if not name or name in SOURCES:
         return name
     prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
-    path = base / name.removeprefix(prefix)
-    return f"{prefix}{path.resolve()}" if path.exists() or not prefix else name
+    rest = name.removeprefix(prefix)
+    if not rest or (prefix and not _is_folder(base / rest)):
+        return name
+    return f"{prefix}{os.path.normpath(base.absolute() / rest)}"
 
 
 def bundled_objects() -> ImageSource:
@@ -144,7 +146,7 @@ def image_folder(folder: Path) -> ImageSource:
     Every file is decoded once; files with the content of another are used once. Linked folders
     are not entered. Raises ValueError if there is no such folder, or fewer than two such files.
     """
-    if not folder.is_dir():
+    if not _is_folder(folder):
         _refuse(str(folder))
     skipped: list[str] = []
 
@@ -181,7 +183,7 @@ def hugging_face_images(data_set: str) -> ImageSource:
         text = f'images {name!r} must have the package datasets: pip install "dipddpm[hf]"'
         raise ValueError(text) from error
     with _without_progress_bars(libraries):
-        is_folder = data_set and Path(data_set).is_dir()
+        is_folder = data_set and _is_folder(Path(data_set))
         rows = _image_rows(name, Path(data_set) if is_folder else _download(data_set))
     skipped: list[str] = []
     usable = _usable([(f"row {i}", row) for i, row in enumerate(rows)], skipped)
@@ -195,6 +197,13 @@ def hugging_face_images(data_set: str) -> ImageSource:
 SOURCES: dict[str, Callable[[], ImageSource]] = {OBJECTS: bundled_objects, PHOTOS: photo_patches}
 # Sources that take what follows their prefix.
 PREFIXES: dict[str, Callable[[str], ImageSource]] = {HUGGING_FACE: hugging_face_images}
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # of a name that no file can have
+        return False
 
 
 def _refuse(name: str) -> NoReturn:

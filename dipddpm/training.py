@@ -18,7 +18,13 @@ from dipddpm.config import (
     UNetConfig,
     derive_seed,
 )
-from dipddpm.diffusion import build_noise_scheduler, build_unet, conditioned, training_target
+from dipddpm.diffusion import (
+    build_noise_scheduler,
+    build_unet,
+    conditioned,
+    load_unet,
+    training_target,
+)
 from dipddpm.images import ImageSet, TrainingImages
 from dipddpm.loaders import Batches
 
@@ -63,7 +69,8 @@ def train_ddpm(
     Every random draw is a function of the seed and the step, so training 0 -> 2 -> 4 gives the bits
     of 0 -> 4, and two arms with one seed see the same order, flips, noise and u.
 
-    images: ImageSet for the loaders memory and list, EncodedImages for decode
+    images: ImageSet for the loaders memory and list (from `freeze_flips` with flip = "loader"),
+        EncodedImages for decode
     condition: of the same images, in the same order; the net is given it beside x_t
     Raises ValueError if they do not fit the loader, or if a cosine schedule is to be resumed.
     """
@@ -76,7 +83,12 @@ def train_ddpm(
     noise_scheduler = build_noise_scheduler(schedule)
     # add_noise would copy its table to the device at every step.
     abar = noise_scheduler.alphas_cumprod = noise_scheduler.alphas_cumprod.to(device)
-    model = build_unet(unet, image_size, context.seed, in_channels=3 if condition is None else 6)
+    in_channels = 3 if condition is None else 6
+    if resume_from is None:
+        model = build_unet(unet, image_size, context.seed, in_channels=in_channels)
+    else:
+        weights = _copied(resume_from.weights)
+        model = load_unet(unet, image_size, weights, in_channels=in_channels)
     learner = _Learner(model.to(device), training, device, resume_from)
     batches = Batches(
         images, condition, image_size, training.batch_size, loading, context.seed,
@@ -112,6 +124,8 @@ def train_ddpm(
 class _Learner:
     """The net and all that changes with it: its optimizer, averaged weights and loss scaling.
 
+    model: with the weights of `resume_from`, as its own
+
     With fp16, the forward pass runs under autocast and the loss is scaled, as accelerate does it.
     A step whose gradients overflow moves no weight but counts for the learning rate; accelerate
     holds the rate back, for which it waits for the device at every step.
@@ -133,7 +147,6 @@ class _Learner:
         self.first_epoch, self.losses_before = 0, torch.zeros(0)
         ema_weights = model.state_dict()
         if resume_from is not None:
-            model.load_state_dict(resume_from.weights)
             self.optimizer.load_state_dict(copy.deepcopy(resume_from.optimizer))
             self.scaler.load_state_dict(resume_from.grad_scaler)
             self.first_epoch, self.losses_before = resume_from.epochs, resume_from.losses

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import sys
+from typing import NoReturn
 
 from bench.records import UserError
 
@@ -19,8 +20,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"reports: {message}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m reports", description=__doc__)
+    parser = _Parser(prog="python -m reports", description=__doc__)
     parser.add_argument("--version", action="version", version=f"dipddpm {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     text = "write report.html, results.csv and results.parquet into a run's folder"

@@ -85,7 +85,7 @@ class Quantity:
     same_for_loaders: bit for bit the same whatever the loader, if flips are the device's, so that
         one loader says all
     is_time: what moves the seconds of a step moves it too
-    of_samples: a score of samples, which says nothing where these look like noise
+    of_samples: a score of samples, which says nothing of a setting where any look like noise
     of_seeds: its replicate is the seed of training: nets of one seed share their first weights,
         the order of their images and all noise, in whatever process they were trained
     """
@@ -170,11 +170,12 @@ def values(groups: Iterable[Group], quantity: Quantity) -> list[Pair]:
 def distinct(found: Iterable[Outcome], quantity: Quantity) -> list[Outcome]:
     """Those that have the quantity and of which it means something, without those that only say
     again, from another loader, what one in memory says."""
-    known = [
-        one
-        for one in found
-        if quantity.of(one) is not None and not (quantity.of_samples and one.looks_like_noise)
-    ]
+    known = [one for one in found if quantity.of(one) is not None]
+    if quantity.of_samples:
+        # Whole settings: to drop single outcomes for what they gave would bias what is left.
+        apart = ("train_on", *LOADING_SETTINGS, "repeat", "seed")
+        noisy = {cell(one, *apart) for one in known if one.looks_like_noise}
+        known = [one for one in known if cell(one, *apart) not in noisy]
     if not quantity.same_for_loaders:
         return known
     loading = ("loader", "num_workers")

@@ -13,6 +13,7 @@ import torch
 from scipy import ndimage
 from skimage import restoration as skimage_restoration
 
+from bench.ledger import BookingLedger
 from dipddpm import arms
 from dipddpm.config import (
     ARMS,
@@ -25,9 +26,10 @@ from dipddpm.config import (
     alphas_cumprod,
     start_point,
 )
-from dipddpm.images import ImageSet, degrade, prepare
+from dipddpm.degradation import degrade
+from dipddpm.images import ImageSet, prepare
 from dipddpm.lookup import look_in
-from dipddpm.sources import ImageSource
+from dipddpm.sources import ImageSource, bundled_objects
 from tests.reference import peak_signal_noise_ratio, uniform
 
 # scikit-image has no types.
@@ -244,6 +246,27 @@ def infinite(degraded):
 def no_tensor(degraded):
     return ImageSet(degraded.pixels.numpy())
 
+def ends(degraded):
+    raise SystemExit(3)
+
+def unsettles(degraded):
+    import os
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    torch.set_grad_enabled(False)
+    torch.manual_seed(0)
+    os.chdir("/")
+    return degraded
+
+def unnamed(value):
+    def inner(degraded):
+        return ImageSet(degraded.pixels * 0 + value)
+    return inner
+
+def first(degraded): ...
+def second(degraded): ...
+first, second = unnamed(0.5), unnamed(-0.5)
+
 def raises(degraded):
     raise ZeroDivisionError("mine")
 """
@@ -307,6 +330,31 @@ def test_what_it_may_not_return_is_refused_by_its_name(function: str, words: lis
     assert message.startswith(f"arms_of_mine:{function} must ")
     assert [word for word in words if word not in message] == []
     assert "\n" not in message
+
+
+def test_what_it_does_to_the_process_is_undone() -> None:
+    def state() -> tuple[object, ...]:
+        random = torch.random.get_rng_state().numpy().tobytes()
+        threads, grad = torch.get_num_threads(), torch.is_grad_enabled()
+        return torch.get_default_dtype(), threads, grad, random, Path.cwd()
+
+    before = state()
+    mine("unsettles")
+    assert state() == before
+    with pytest.raises(RuntimeError, match=r"arms_of_mine:ends would have ended .* status 3"):
+        mine("ends")
+
+
+def test_results_are_told_apart_by_the_names_in_the_suite() -> None:
+    """One decorator, or factory, makes functions of one name."""
+    first, second = (arms.start(f"arms_of_mine:{name}") for name in ("first", "second"))
+    assert first is not None and second is not None
+    ledger = BookingLedger()
+    images = ledger(prepare, bundled_objects().held_out[:2], 16)
+    keys = {ledger.key_of(ledger(one, degraded=images)) for one in (first, second)}
+    assert len(keys) == 2
+    assert mine("first").pixels.mean() == 0.5
+    assert mine("second").pixels.mean() == -0.5
 
 
 def test_what_it_raises_is_raised() -> None:

@@ -32,7 +32,7 @@ from dipddpm.diffusion import build_noise_scheduler, build_unet, x_0_and_eps
 from dipddpm.dip import fit_priors
 from dipddpm.encoded import EncodedImages
 from dipddpm.images import ImageSet, load, prepare, take
-from dipddpm.loaders import loader_flip
+from dipddpm.loaders import freeze_flips, loader_flip
 from dipddpm.nets import PaperNet
 from dipddpm.sampling import sample_ddpm, spaced_timesteps
 from dipddpm.sources import ImageSource
@@ -92,10 +92,11 @@ def losses_of_both(
         images: Any = files
         dataset = FlippedAnew(files, order)
     else:
-        images = prepare(files, SIZE)
+        plain = prepare(files, SIZE)
+        images = freeze_flips(plain, Context(seed=SEED))
         dataset = [
             pixels.flip(-1) if loader_flip(SEED, i) else pixels
-            for i, pixels in enumerate(images.pixels)
+            for i, pixels in enumerate(plain.pixels)
         ]
     loading = paper(LoaderConfig, loader=loader)
     assert loading.flip == "loader"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dipddpm import config as config_module
+from dipddpm.arms import STARTS
 from dipddpm.config import (
     CORRECTED,
     PAPER,
@@ -37,7 +38,8 @@ from dipddpm.config import (
 
 Make = Callable[..., object]
 
-from_a_prior = partial(SamplingConfig, task="restore", start_from="dip")
+# One step: what t0 = 1 allows too.
+from_a_prior = partial(SamplingConfig, task="restore", start_from="dip", num_inference_steps=1)
 decoding = partial(LoaderConfig, loader="decode")
 
 # class, field, the smallest value that is allowed
@@ -62,7 +64,7 @@ AT_LEAST: list[tuple[Make, str, int]] = [
     (from_a_prior, "num_inference_steps", 0),
     (SamplingConfig, "num_inference_steps", 1),
     (SamplingConfig, "num_samples", 1),
-    (SamplingConfig, "t0", 1),
+    (from_a_prior, "t0", 1),
     (from_a_prior, "start_image_weight", 0),
     (from_a_prior, "start_noise_weight", 0),
     (ScoringConfig, "ssim_digits", 0),
@@ -193,7 +195,11 @@ def outcome(**sampling: Any) -> tuple[OutcomeConfig, ...]:
             {"outcomes": outcome(task="restore", num_samples=17)},
             ["num_samples", "num_held_out = 16", "17"],
         ),
-        (PipelineConfig, {"outcomes": outcome(t0=1001)}, ["t0", "1000", "1001"]),
+        (
+            PipelineConfig,
+            {"outcomes": outcome(task="restore", start_from="dip", t0=1001)},
+            ["t0", "1000", "1001"],
+        ),
         (
             PipelineConfig,
             {"outcomes": outcome(num_inference_steps=1001)},
@@ -201,7 +207,7 @@ def outcome(**sampling: Any) -> tuple[OutcomeConfig, ...]:
         ),
         (
             PipelineConfig,
-            {"outcomes": outcome(t0=10, num_inference_steps=11)},
+            {"outcomes": outcome(task="restore", start_from="dip", t0=10, num_inference_steps=11)},
             ["num_inference_steps", "t0 = 10", "11"],
         ),
         (
@@ -236,11 +242,23 @@ def test_attention_needs_channels_for_one_head_of_eight(
     assert "got 4" in message
 
 
-@pytest.mark.parametrize("name", ["start_noise_weight", "start_image_weight"])
-def test_weights_of_a_start_are_refused_where_nothing_would_use_them(name: str) -> None:
-    # Pure noise enters as it is: a weight here would be dropped without a word.
-    message = refusal(SamplingConfig, start_from="noise", **{name: 0.5})
-    assert name in message
+@pytest.mark.parametrize("name", ["t0", "start_noise_weight", "start_image_weight"])
+@pytest.mark.parametrize("task", ["generate", "restore"])
+def test_the_point_of_a_start_is_refused_where_there_is_none(name: str, task: str) -> None:
+    # Pure noise enters as it is, at the top.
+    message = refusal(SamplingConfig, task=task, start_from="noise", **{name: 1})
+    assert message == f"{name} must be left out with start_from = noise, got 1"
+
+
+@pytest.mark.parametrize("start_from", [name for name in STARTS if name != "noise"])
+def test_a_start_enters_at_the_timestep_that_is_visited_first(start_from: str) -> None:
+    settings: dict[str, Any] = {"task": "restore", "timestep_spacing": "leading"}
+    assert refusal(SamplingConfig, **settings, start_from=start_from) == (
+        f"timestep_spacing must be 'trailing' with start_from = {start_from}, got 'leading'"
+    )
+    # Without steps none is visited; from noise none is mixed.
+    SamplingConfig(**settings, start_from=start_from, num_inference_steps=0)
+    SamplingConfig(**settings, start_from="noise")
 
 
 def test_settings_are_values() -> None:
@@ -332,10 +350,12 @@ def test_own_noise_level_is_the_nearest_of_all(
     ("settings", "t0", "has_image", "has_noise"),
     [
         ({}, 1000, False, True),
-        ({"t0": 300}, 300, False, True),
         ({"task": "restore"}, 1000, False, True),
-        ({"task": "restore", "start_from": "dip"}, 500, True, True),
-        ({"task": "restore", "start_from": "blur"}, 500, True, True),
+        *(
+            ({"task": "restore", "start_from": name}, 500, True, True)
+            for name in STARTS
+            if name not in ("noise", "degraded")
+        ),
         ({"task": "restore", "start_from": "dip", "t0": 77}, 77, True, True),
         ({"task": "restore", "start_from": "degraded", "t0": 77}, 77, True, False),
     ],
@@ -388,20 +408,38 @@ def test_the_protocols_differ_in_each_of_their_settings_and_the_defaults_are_cor
     assert {name: defaults[name] for name in CORRECTED} == CORRECTED
 
 
+def test_the_published_settings_are_those_of_the_publication() -> None:
+    # Here once more by hand: every result under "paper" rests on them.
+    assert PAPER == {
+        "prior_target": "signed",
+        "net_input": "shared",
+        "lr_schedule": "cosine",
+        "lr_warmup_steps": 500,
+        "ema_decay": 0.0,
+        "mixed_precision": "fp16",
+        "flip": "loader",
+        "timestep_spacing": "leading",
+        "score_range": "mixed",
+        "ssim_digits": 3,
+    }
+
+
 @pytest.mark.parametrize(
-    ("task", "num_samples", "num_held_out", "enough"),
+    ("task", "num_samples", "num_images", "num_held_out", "enough"),
     [
-        ("generate", 100, 100, True),
-        ("generate", 99, 100, False),
-        ("generate", 100, 99, False),
-        ("restore", 100, 100, False),
+        ("generate", 100, 100, 100, True),
+        ("generate", 99, 100, 100, False),
+        ("generate", 100, 99, 100, False),
+        ("generate", 100, 100, 99, False),
+        ("restore", 100, 100, 100, False),
     ],
 )
 def test_features_are_taken_from_a_hundred_images_on(
-    task: Any, num_samples: int, num_held_out: int, enough: bool
+    task: Any, num_samples: int, num_images: int, num_held_out: int, enough: bool
 ) -> None:
     sampling = SamplingConfig(task=task, num_samples=num_samples)
-    assert takes_features(DataConfig(num_held_out=num_held_out), sampling) is enough
+    data = DataConfig(num_images=num_images, num_held_out=num_held_out)
+    assert takes_features(data, sampling) is enough
 
 
 def test_what_takes_a_fit_of_priors() -> None:
@@ -427,6 +465,7 @@ def test_what_takes_a_fit_of_priors() -> None:
         (SamplingConfig, "task", "restoration"),
         (ScoringConfig, "score_range", "signed"),
         (ScoringConfig, "ssim_digits", 2.5),
+        (ScoringConfig, "ssim_digits", 16),
         (NoiseScheduleConfig, "prediction_type", "sample"),
         (NoiseScheduleConfig, "rescale_betas_zero_snr", 1),
         (TrainingConfig, "ema_ramp", "yes"),

@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import rescale_zero_terminal_snr
 from torch import Tensor
 
+from dipddpm import diffusion
 from dipddpm.config import (
     BetaSchedule,
     NoiseScheduleConfig,
@@ -21,6 +22,7 @@ from dipddpm.diffusion import (
     build_noise_scheduler,
     build_unet,
     conditioned,
+    load_unet,
     training_target,
     x_0_and_eps,
 )
@@ -140,6 +142,59 @@ def test_the_weights_are_a_function_of_the_seed(tiny_unet: UNetConfig) -> None:
         assert weight.std() == 0 or not torch.equal(
             weight, different
         )  # biases and norms are constant
+
+
+@pytest.mark.parametrize("in_channels", [3, 6])
+@pytest.mark.parametrize("levels", [(), (0, 1)])
+def test_a_loaded_net_is_the_net_of_its_weights(in_channels: int, levels: tuple[int, ...]) -> None:
+    unet = UNetConfig(block_out_channels=(8, 16), attention_levels=levels, norm_num_groups=4)
+    nets = [build_unet(unet, 8, seed, in_channels=in_channels) for seed in (0, 1)]
+    before = torch.get_rng_state()
+    loaded = [load_unet(unet, 8, net.state_dict(), in_channels=in_channels) for net in nets]
+    assert torch.equal(torch.get_rng_state(), before)
+    x = torch.randn(2, in_channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    for net, other in zip(nets, loaded, strict=True):
+        assert torch.equal(net(x, 3).sample, other(x, 3).sample)
+        # None is left without a value, and none is of the net that was loaded before.
+        assert not any(tensor.is_meta for tensor in (*other.parameters(), *other.buffers()))
+        # The gradients of one are no business of the other.
+        other(x, 3).sample.sum().backward()
+        assert all(weight.grad is None for weight in net.parameters())
+    for weight, own in zip(loaded[0].parameters(), loaded[1].parameters(), strict=True):
+        assert weight is not own and weight.requires_grad
+
+
+def test_a_loaded_net_draws_and_copies_no_weights(
+    tiny_unet: UNetConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+
+    def noted(**settings: Any) -> Any:
+        built.append(torch.empty(0).device.type)
+        return UNet2DModel(**settings)
+
+    weights = build_unet(tiny_unet, 8, 0).state_dict()
+    monkeypatch.setattr(diffusion, "UNet2DModel", noted)
+    load_unet(tiny_unet, 24, weights)
+    load_unet(tiny_unet, 24, weights)
+    assert built == ["meta"]
+    loaded = load_unet(tiny_unet, 8, weights)
+    for name, weight in loaded.state_dict().items():
+        assert weight.data_ptr() == weights[name].data_ptr(), name
+    # In its own mode, and on its own device.
+    loaded.eval().requires_grad_(False).to(torch.float64)
+    again = load_unet(tiny_unet, 8, weights)
+    assert again.training and all(module.training for module in again.modules())
+    assert all(weight.dtype == torch.float32 for weight in (*again.parameters(), *weights.values()))
+    assert all(weight.requires_grad for weight in again.parameters())
+
+
+def test_the_weights_of_another_net_are_refused(tiny_unet: UNetConfig) -> None:
+    weights = build_unet(tiny_unet, 8, 0).state_dict()
+    with pytest.raises(RuntimeError, match=r"conv_in\.weight"):
+        load_unet(tiny_unet, 8, weights, in_channels=6)
+    with pytest.raises(RuntimeError, match=r"[Mm]issing"):
+        load_unet(tiny_unet, 8, {})
 
 
 @pytest.mark.cuda

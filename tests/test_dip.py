@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from dipddpm import dip as dip_module
 from dipddpm.config import Context, DIPConfig, Item, derive_seed
+from dipddpm.degradation import degrade
 from dipddpm.dip import Priors, WindowedVariance, fit, fit_priors, join, prior_scores
-from dipddpm.images import ImageSet, degrade, prepare, take
+from dipddpm.images import ImageSet, prepare, take
 from dipddpm.metrics import psnr
 from dipddpm.nets import NETS, GroupedNets, PaperNet, SkipNet
 from dipddpm.sources import ImageSource

@@ -28,16 +28,17 @@ def sampled(*epochs: int, **sampling: Any) -> dict[str, Any]:
     return {"outcomes": tuple(OutcomeConfig(epochs=e, sampling=config) for e in epochs or (10,))}
 
 
-# 64 images in batches of 16 for 10 epochs: 40 steps.
-QUIET = PipelineConfig(data=DataConfig(num_held_out=100), **sampled())
+ENOUGH = DataConfig(num_images=100, num_held_out=100)
+# 100 images in batches of 25 for 10 epochs: 40 steps.
+QUIET = PipelineConfig(data=ENOUGH, training=TrainingConfig(batch_size=25), **sampled())
 RESTORE = sampled(task="restore")
 FROM_DIP = sampled(task="restore", start_from="dip")
 SIGNED = DIPConfig(prior_target="signed")
-FP16 = TrainingConfig(mixed_precision="fp16")
+FP16 = TrainingConfig(batch_size=25, mixed_precision="fp16")
 
 
 def ema(decay: float) -> TrainingConfig:
-    return TrainingConfig(ema_decay=decay, ema_ramp=False)
+    return TrainingConfig(batch_size=25, ema_decay=decay, ema_ramp=False)
 
 
 def stopping(window: int, patience: int = 1, *, num_iter: int = 100) -> DIPConfig:
@@ -47,7 +48,7 @@ def stopping(window: int, patience: int = 1, *, num_iter: int = 100) -> DIPConfi
 
 
 def warm_up(steps: int) -> TrainingConfig:
-    return TrainingConfig(lr_warmup_steps=steps)
+    return TrainingConfig(batch_size=25, lr_warmup_steps=steps)
 
 
 def weighted(arm: str) -> dict[str, Any]:
@@ -63,6 +64,11 @@ def weighted(arm: str) -> dict[str, Any]:
             {"schedule": NoiseScheduleConfig(num_train_timesteps=500)},
             "cpu",
             ["terminal SNR 0.0064", "500", "linear"],
+        ),
+        (
+            {"schedule": NoiseScheduleConfig(num_train_timesteps=680)},
+            "cpu",
+            ["terminal SNR 0.001", "is above 0.001", "680", "linear"],
         ),
         (
             {
@@ -107,8 +113,9 @@ def weighted(arm: str) -> dict[str, Any]:
             "cpu",  # with the forward process's own weight for the noise, at T / 2
             ["start_from = tv", "weights 1 and 0.96"],
         ),
-        (sampled(num_samples=99), "cpu", ["num_samples = 99", "KID", "100 of both"]),
-        ({"data": DataConfig(num_held_out=99)}, "cpu", ["num_held_out = 99", "KID"]),
+        (sampled(num_samples=99), "cpu", ["num_samples = 99", "KID", "100 of each"]),
+        ({"data": replace(ENOUGH, num_held_out=99)}, "cpu", ["num_held_out = 99", "KID"]),
+        ({"data": replace(ENOUGH, num_images=99)}, "cpu", ["num_images = 99", "KID"]),
         ({"training": FP16}, "cpu", ["mixed_precision = fp16", "float32 on cpu"]),
     ],
 )
@@ -142,11 +149,12 @@ def test_it_is_set_off(changes: dict[str, Any], device: str, words: list[str]) -
             },
             "cpu",
         ),
+        ({"schedule": NoiseScheduleConfig(num_train_timesteps=690)}, "cpu"),
         ({"training": warm_up(4)}, "cpu"),  # a tenth of 40
         ({"training": warm_up(4), **sampled(20, 10)}, "cpu"),
         ({"training": ema(0.94)}, "cpu"),  # a half-life of 11.2 steps
         ({"training": ema(0)}, "cpu"),
-        ({"training": TrainingConfig(ema_decay=0.9999, ema_ramp=True)}, "cpu"),
+        ({"training": TrainingConfig(batch_size=25, ema_decay=0.9999, ema_ramp=True)}, "cpu"),
         ({"dip": SIGNED}, "cpu"),  # no prior is fitted
         ({"dip": SIGNED, **sampled(task="restore", start_from="blur")}, "cpu"),
         ({"train_on": "dip"}, "cpu"),
@@ -173,7 +181,9 @@ def test_the_terminal_snr_is_what_the_literature_says_of_the_published_schedule(
 
 
 def test_no_rail_hides_another() -> None:
-    training = TrainingConfig(lr_warmup_steps=41, ema_ramp=False, mixed_precision="fp16")
+    training = TrainingConfig(
+        batch_size=25, lr_warmup_steps=41, ema_ramp=False, mixed_precision="fp16"
+    )
     config = replace(
         QUIET,
         train_on="dip",

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import math
 from collections.abc import Callable
 
@@ -9,20 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
-from dipddpm.config import Context
 from dipddpm.encoded import EncodedImages
-from dipddpm.images import (
-    ImageSet,
-    blur_to_psnr,
-    degrade,
-    encode,
-    gaussian_blur,
-    load,
-    prepare,
-    take,
-)
+from dipddpm.images import ImageSet, encode, load, prepare, take, to_eight_bits
 from dipddpm.metrics import psnr
 from dipddpm.sources import ImageSource, open_source
 
@@ -113,6 +101,19 @@ def test_an_encoded_image_comes_back_sharp_from_any_size_of_file(
     like = EncodedImages(file_of(Image.new("RGB", (side, side))).files * 10)
     back = prepare(encode(objects16, like), 16)
     assert torch.equal(back.pixels, objects16.pixels)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "BMP", "TIFF", "WEBP"])
+@pytest.mark.parametrize("side", [16, 40])
+def test_eight_bits_are_those_of_a_file(objects16: ImageSet, file_format: str, side: int) -> None:
+    like = EncodedImages(file_of(Image.new("RGB", (side, side)), file_format).files * 10)
+    noise = torch.randn(objects16.pixels.shape, generator=torch.Generator().manual_seed(0))
+    images = ImageSet(objects16.pixels + 0.3 * noise)  # between the levels, and out of range
+    rounded = to_eight_bits(images).pixels
+    assert torch.equal(rounded, prepare(encode(images, like), 16).pixels)
+    assert rounded.dtype == torch.float32 and rounded.is_contiguous()
+    assert len(rounded.unique()) <= 256
+    assert (rounded - images.pixels.clamp(-1, 1)).abs().max() <= HALF_A_LEVEL + 1e-6
 
 
 def test_what_jpeg_loses_is_far_less_than_what_a_prior_does() -> None:
@@ -211,106 +212,6 @@ def test_both_loaders_give_the_same_bits(objects: ImageSource, size: int) -> Non
 def test_take_is_a_slice(objects16: ImageSet) -> None:
     assert torch.equal(take(objects16, 2, 5).pixels, objects16.pixels[2:5])
     assert len(take(objects16, 2, 5)) == 3
-
-
-def test_degrading_adds_noise_of_the_stated_strength() -> None:
-    clean = ImageSet(torch.full((20, 3, 64, 64), 0.9))
-    noisy = degrade(clean, 25, Context(seed=3))
-    noise = (noisy.pixels - clean.pixels).double()
-    # 245,760 draws: the standard error of the deviation is 0.14 %, of the mean 0.0004.
-    assert noise.std().item() == pytest.approx(50 / 255, rel=0.008)
-    assert abs(noise.mean().item()) < 0.0024
-    assert noisy.pixels.amax() > 1  # not clipped
-    assert torch.equal(degrade(clean, 25, Context(seed=3)).pixels, noisy.pixels)
-    assert not torch.equal(degrade(clean, 25, Context(seed=4)).pixels, noisy.pixels)
-    fewer = degrade(take(clean, 0, 5), 25, Context(seed=3))
-    assert torch.equal(fewer.pixels, noisy.pixels[:5])
-
-
-@pytest.mark.parametrize("sigma", [0.3, 1.0, 1.5, 3.7, 20.0])
-@pytest.mark.parametrize("shape", [(16, 16), (9, 13), (1, 7)])
-def test_blur_is_that_of_scipy(sigma: float, shape: tuple[int, int]) -> None:
-    # At sigma 20 the window is five times as wide as the image: mirrored again and again.
-    pixels = torch.randn(
-        2, 3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-    )
-    expected = np.stack(
-        [
-            [gaussian_filter(channel, sigma, mode="reflect", truncate=4.0) for channel in image]
-            for image in pixels.numpy()
-        ]
-    )
-    assert np.abs(gaussian_blur(pixels, sigma).numpy() - expected).max() < 1e-13
-
-
-def rough(images: ImageSet) -> ImageSet:
-    """Something like DIP outputs: smoother, noisy, of all qualities, some values out of range."""
-    strength = torch.linspace(0.02, 0.2, len(images)).view(-1, 1, 1, 1)
-    noise = torch.randn(images.pixels.shape, generator=torch.Generator().manual_seed(0))
-    return ImageSet(gaussian_blur(images.pixels, 0.4) + strength * noise)
-
-
-@pytest.mark.parametrize("size", [32, 64])
-def test_a_blur_to_a_psnr_has_that_psnr(objects: ImageSource, size: int) -> None:
-    images = prepare(objects.train[:70], size)  # more than are worked on at a time
-    priors = rough(images)
-    wanted = psnr(priors.pixels.clamp(-1, 1), images.pixels)
-    assert wanted.amin() < 22 and wanted.amax() > 40
-    blurred = blur_to_psnr(images, priors)
-    assert blurred.pixels.dtype == torch.float32
-    assert (psnr(blurred.pixels, images.pixels) - wanted).abs().max() < 1e-3
-    assert blurred.pixels.abs().amax() <= 1 + 1e-6
-
-
-@pytest.mark.parametrize("sigma", [0.3, 0.7, 2.0, 9.0])
-@pytest.mark.parametrize("shape", [(16, 16), (12, 15)])
-def test_the_blur_to_a_psnr_is_a_gaussian_blur(sigma: float, shape: tuple[int, int]) -> None:
-    # What scipy blurred is found again, sigma and all.
-    pixels = torch.rand(3, 3, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    expected = gaussian_filter(
-        pixels.double().numpy(), (0, 0, sigma, sigma), mode="reflect", truncate=4.0
-    )
-    blurred = blur_to_psnr(ImageSet(pixels), ImageSet(torch.from_numpy(expected)))
-    assert np.abs(blurred.pixels.numpy() - expected).max() < 1e-5
-
-
-def test_a_blur_to_a_psnr_depends_on_no_other_image(objects16: ImageSet) -> None:
-    images = ImageSet(objects16.pixels.double())
-    priors = rough(images)
-    together = blur_to_psnr(images, priors).pixels
-    for i in range(len(images)):
-        alone = blur_to_psnr(take(images, i, i + 1), take(priors, i, i + 1)).pixels
-        assert torch.allclose(together[i : i + 1], alone, rtol=0, atol=1e-9)
-
-
-def test_a_worse_prior_means_a_wider_blur(objects16: ImageSet) -> None:
-    error = rough(objects16).pixels - objects16.pixels
-    roughness = []
-    for scale in (0.0, 0.1, 0.3, 0.6, 1.0):
-        blurred = blur_to_psnr(objects16, ImageSet(objects16.pixels + scale * error)).pixels
-        roughness.append(blurred.diff(dim=-1).square().mean(dim=(1, 2, 3)))
-    for sharper, smoother in itertools.pairwise(roughness):
-        assert (sharper > smoother).all()
-
-
-def test_a_perfect_prior_leaves_the_image_and_a_hopeless_one_its_mean(objects16: ImageSet) -> None:
-    images = objects16.pixels
-    same = blur_to_psnr(objects16, objects16).pixels
-    assert torch.allclose(same, images, rtol=0, atol=1e-6)
-    lost = blur_to_psnr(objects16, ImageSet(-images)).pixels
-    means = images.mean(dim=(2, 3), keepdim=True)
-    assert (lost - means).abs().amax() < 0.02
-    flat = ImageSet(torch.full((1, 3, 8, 8), 0.5))
-    assert torch.allclose(blur_to_psnr(flat, ImageSet(-flat.pixels)).pixels, flat.pixels)
-
-
-def test_priors_of_another_shape_or_not_finite_are_refused(objects16: ImageSet) -> None:
-    with pytest.raises(ValueError, match=r"priors must be \(10, 3, 16, 16\), got \(9, 3, 16, 16\)"):
-        blur_to_psnr(objects16, take(objects16, 0, 9))
-    bad = objects16.pixels.clone()
-    bad[3, 0, 0, 0] = float("nan")
-    with pytest.raises(ValueError, match="priors must be finite"):
-        blur_to_psnr(objects16, ImageSet(bad))
 
 
 def test_a_file_that_is_no_image_is_named(objects: ImageSource) -> None:

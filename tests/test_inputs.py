@@ -7,19 +7,25 @@ from typing import Any
 import pytest
 import torch
 
+from bench.ledger import BookingLedger
 from dipddpm.config import (
     Context,
     DataConfig,
     DIPConfig,
+    Flip,
+    Loader,
     LoaderConfig,
     OutcomeConfig,
     PipelineConfig,
     RestorationConfig,
     SamplingConfig,
 )
+from dipddpm.degradation import degrade
 from dipddpm.encoded import EncodedImages
-from dipddpm.images import ImageSet, degrade, prepare
+from dipddpm.features import extract_features
+from dipddpm.images import ImageSet, prepare
 from dipddpm.inputs import NUM_REFERENCES, Inputs
+from dipddpm.loaders import loader_flip
 from dipddpm.sources import ImageSource
 from tests.recording import Recording, same
 
@@ -131,7 +137,59 @@ def test_each_loader_reads_what_it_can(objects: ImageSource) -> None:
             given, stages = inputs(objects, config)
             kind = EncodedImages if loader == "decode" else ImageSet
             assert isinstance(given.training_images, kind)
-            assert ("encode" in stages.names) == (train_on == "dip")
+            # What an arm made becomes files for the loader that decodes files alone.
+            made = {name for name in ("encode", "to_eight_bits") if name in stages.names}
+            wanted = {"encode" if loader == "decode" else "to_eight_bits"}
+            assert made == (wanted if train_on == "dip" else set())
+
+
+@pytest.mark.parametrize("train_on", ["images", "dip"])
+@pytest.mark.parametrize("loader", ["memory", "list", "decode"])
+@pytest.mark.parametrize("flip", ["device", "loader"])
+def test_flips_that_are_drawn_once_are_drawn_before_the_training_loop(
+    objects: ImageSource, train_on: str, loader: Loader, flip: Flip
+) -> None:
+    config = replace(
+        CONFIG,
+        train_on=train_on,
+        condition_on="dip",
+        loading=LoaderConfig(loader=loader, flip=flip),
+        outcomes=(OutcomeConfig(epochs=1, sampling=restore("noise")),),
+    )
+    given, stages = inputs(objects, config)
+    images, condition = given.training_images, given.training_condition
+    assert condition is not None
+    priors = given.joined(given.degraded_training_fits)
+    if flip == "device" or loader == "decode":
+        assert "freeze_flips" not in stages.names
+        assert condition is priors
+        return
+    of_images, of_condition = stages.of("freeze_flips")
+    assert (images, condition) == (of_images.result, of_condition.result)
+    assert of_condition.arguments["images"] is priors
+    for call in (of_images, of_condition):
+        assert call.arguments["context"] is CONTEXT
+        for i, (shown, plain) in enumerate(
+            zip(call.result.pixels, call.arguments["images"].pixels, strict=True)
+        ):
+            assert torch.equal(shown, plain.flip(-1) if loader_flip(CONTEXT.seed, i) else plain)
+    # Others are given the images as they are.
+    assert torch.equal(given.training.pixels, prepare(objects.train[:5], 16).pixels)
+
+
+@pytest.mark.parametrize(("num_images", "num_held_out", "count"), [(5, 3, 3), (2, 3, 2)])
+def test_reference_features_are_of_what_was_trained_on_and_of_as_many_others(
+    objects: ImageSource, num_images: int, num_held_out: int, count: int
+) -> None:
+    data = DataConfig(image_size=16, num_images=num_images, num_held_out=num_held_out)
+    ledger = BookingLedger()
+    given = Inputs(replace(CONFIG, data=data), objects, CONTEXT, ledger)
+    features = given.reference_features()
+    assert given.reference_features() is features
+    files = (objects.train[:count], objects.held_out[:count])
+    for made, part in zip(features, files, strict=True):
+        images = ledger(prepare, part, 16)
+        assert ledger.key_of(made) == ledger.key_of(ledger(extract_features, images, Context()))
 
 
 def test_a_target_is_given_what_it_names(objects: ImageSource, seen: dict[str, Any]) -> None:

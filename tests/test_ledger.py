@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench import dryrun
 from bench.artifacts import Artifacts
 from bench.cases import pipeline_config
 from bench.ledger import BookingLedger, MeasuringLedger
@@ -30,9 +31,11 @@ from dipddpm.config import (
     TrainingConfig,
     UNetConfig,
 )
+from dipddpm.degradation import degrade
 from dipddpm.dip import fit_priors, join
 from dipddpm.features import extract_features
-from dipddpm.images import ImageSet, degrade, encode, prepare, take
+from dipddpm.images import ImageSet, encode, prepare, take, to_eight_bits
+from dipddpm.loaders import freeze_flips
 from dipddpm.pipeline import Outcome, make_shared, run_pipeline
 from dipddpm.sampling import as_images, as_samples, sample
 from dipddpm.scoring import (
@@ -182,6 +185,9 @@ def every_stage(ledger: BookingLedger) -> list[Call]:
              {"images": other_images, "first": 1, "last": 3}),
         Call(encode, {"images": images, "like": files},
              {"images": other_images, "like": SOURCE.train[4:8]}),
+        Call(to_eight_bits, {"images": images}, {"images": other_images}),
+        Call(freeze_flips, {"images": images, "context": context},
+             {"images": other_images, "context": other_context}),
         Call(degrade, {"images": images, "degradation_sigma": 25.0, "context": context,
                        "part": "held-out"},
              {"images": other_images, "degradation_sigma": 9.0, "context": other_context,
@@ -260,7 +266,7 @@ def booked(config: PipelineConfig, *, seed: int = 0) -> BookingLedger:
 def whole_config(**settings: Any) -> PipelineConfig:
     """Generation with features and restoration from priors, after training on priors."""
     outcomes = tuple(OutcomeConfig(epochs=1, sampling=s) for s in (FEATURED, RESTORED))
-    data = DataConfig(num_held_out=100)
+    data = DataConfig(num_images=100, num_held_out=100)
     given = {"train_on": "blur", "data": data, "outcomes": outcomes, **settings}
     return PipelineConfig(**given)
 
@@ -273,16 +279,26 @@ def test_every_stage_is_among_those_of_these_tests() -> None:
     config = whole_config(
         outcomes=tuple(OutcomeConfig(epochs=1, sampling=sampling) for sampling in samplings)
     )
-    called = {row.function for row in booked(config).rows.values()}
-    called |= {row.function for row in booked(replace(config, train_on="dip")).rows.values()}
+    others = (
+        replace(config, train_on="dip", loading=LoaderConfig(flip="loader")),
+        replace(config, loading=LoaderConfig(loader="decode")),
+    )
+    called = {row.function for one in (config, *others) for row in booked(one).rows.values()}
     assert called == tested | {"join", "score_priors"}
 
 
 OF_SAMPLES = {"sample", "as_images", "extract_features", "score_generation", "score_features",
               "score_restoration"}  # fmt: skip
 OF_NET = {"train_ddpm", "score_net", *OF_SAMPLES}
-OF_TARGET = {"encode", "prepare", *OF_NET}
-OF_FITS = {"fit_priors", "join", "score_priors", "start_dip", "blur_targets", *OF_TARGET}
+OF_TARGET = {"to_eight_bits", *OF_NET}
+OF_FITS = {
+    "fit_priors",
+    "join",
+    "score_priors",
+    "start_dip",
+    "score_start",
+    "blur_targets",
+} | OF_TARGET
 
 
 @pytest.mark.parametrize(
@@ -290,8 +306,9 @@ OF_FITS = {"fit_priors", "join", "score_priors", "start_dip", "blur_targets", *O
     [
         ({"scoring": ScoringConfig(score_range="mixed")}, {"score_anchors", "score_generation"}),
         ({"scoring": ScoringConfig(ssim_digits=3)}, {"score_anchors", "score_generation"}),
-        ({"loading": LoaderConfig(flip="loader")}, OF_NET),
+        ({"loading": LoaderConfig(flip="loader")}, {"freeze_flips", *OF_NET}),
         ({"loading": LoaderConfig(loader="list")}, OF_NET),
+        ({"loading": LoaderConfig(loader="decode")}, {"encode", *OF_NET}),
         ({"training": TrainingConfig(ema_decay=0)}, OF_NET),
         ({"unet": UNetConfig(block_out_channels=(16, 32, 32))}, OF_NET),
         ({"schedule": NoiseScheduleConfig(prediction_type="v_prediction")}, OF_NET),
@@ -320,7 +337,7 @@ def test_a_condition_changes_the_keys_of_the_net_alone() -> None:
     assert new == {"train_ddpm", "score_net", "sample", "score_restoration", *of_condition}
     [training] = (row for row in conditioned.values() if row.function == "train_ddpm")
     parents = [conditioned[key].function for key in training.parents]
-    assert sorted(parents) == ["join", "prepare"]
+    assert sorted(parents) == ["join", "to_eight_bits"]
 
 
 def test_features_of_references_are_the_same_for_every_seed() -> None:
@@ -334,6 +351,23 @@ def test_features_of_references_are_the_same_for_every_seed() -> None:
     make_shared(whole_config(), SOURCE, Context(seed=3), stages=made)
     features = [key for key, row in made.rows.items() if row.function == "extract_features"]
     assert len(features) == 2 and set(features) <= set(one)
+
+
+def test_runs_of_all_seeds_and_numbers_of_images_find_their_reference_features_made() -> None:
+    text = (
+        'title = "t"\nabout = "a"\n[base]\nepochs = 1\nnum_samples = 100\nnum_held_out = 150\n'
+        "[[grid]]\nseed = [0, 1]\nnum_images = [99, 100, 150, 200]\n"
+    )
+    units = toy_units(text)
+    shared = {unit.unit: unit for unit in units if unit.kind == "shared"}
+    assert sorted(name.rpartition("-")[0] for name in shared) == ["features-100", "features-150"]
+    for unit in units:
+        num_images = unit.cases[0].settings["num_images"]
+        if unit.kind == "train":
+            wanted = {"99": [], "100": ["100"], "150": ["150"], "200": ["150"]}[str(num_images)]
+            assert [name.split("-")[1] for name in unit.needs] == wanted
+    # Booked with what is shared, each run takes the features of its samples alone.
+    assert dryrun.book(units)[1]["extract_features"] == 2 * 2 + 2 * 3
 
 
 def test_what_runs_share_is_what_they_are_given() -> None:

@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from dipddpm.config import LoaderConfig, derive_seed
+from dipddpm.config import Context, LoaderConfig, derive_seed
 from dipddpm.encoded import EncodedImages
 from dipddpm.images import ImageSet, TrainingImages, prepare
-from dipddpm.loaders import Batches, loader_flip
+from dipddpm.loaders import Batches, freeze_flips, loader_flip
 from dipddpm.sources import ImageSource
 
 SEED, SIZE, BATCH = 7, 16, 4
+CONTEXT = Context(seed=SEED)
 MEMORY, LIST, DECODE = (LoaderConfig(loader=name) for name in ("memory", "list", "decode"))
 
 
@@ -85,7 +86,10 @@ def test_tensors_are_flipped_once_and_files_at_every_epoch(
 ) -> None:
     frozen = expected(images.pixels, lambda epoch, i: loader_flip(SEED, i))
     for loading in (MEMORY, LIST):
-        assert_same(batches(images, replace(loading, flip="loader")), frozen)
+        loading = replace(loading, flip="loader")
+        assert_same(batches(freeze_flips(images, CONTEXT), loading), frozen)
+        # The loop itself, which is timed, draws none.
+        assert_same(batches(images, loading), expected(images.pixels, lambda epoch, i: False))
     anew = expected(images.pixels, lambda epoch, i: loader_flip(SEED, epoch, i))
     for num_workers in (0, 2):
         loading = LoaderConfig(loader="decode", flip="loader", num_workers=num_workers)
@@ -109,7 +113,8 @@ def test_a_condition_is_flipped_with_its_image(
     condition = ImageSet(-0.5 * images.pixels)
     both = torch.cat((images.pixels, condition.pixels), dim=1)
     for loading in (MEMORY, LIST):
-        got = batches(images, replace(loading, flip="loader"), condition=condition)
+        frozen = (freeze_flips(one, CONTEXT) for one in (images, condition))
+        got = batches(next(frozen), replace(loading, flip="loader"), condition=next(frozen))
         assert_same(got, expected(both, lambda epoch, i: loader_flip(SEED, i)))
     loading = LoaderConfig(loader="decode", flip="loader", num_workers=num_workers)
     got = batches(files, loading, condition=condition)

@@ -120,6 +120,8 @@ def test_an_entry_of_ours_has_no_file_of_its_own() -> None:
         (b"\xff\xfe", "f", ["bad_module_7.py", "utf-8"]),
         # Of the other table.
         ("def f(images): ...\n", "f", ["parameters of", "got images"]),
+        ("def f(degraded, /): ...\n", "f", ["parameters by name", "got degraded before a /"]),
+        (f"x = {'(' * 5000}1{')' * 5000}\n", "f", ["bad_module_10.py"]),
         # Of none of the images that it should make its own of.
         ("def f(training, context): ...\n", "f", ["one of degraded, originals, priors", "got con"]),
         ("def f(*args, **kwargs): ...\n", "f", ["one of degraded, originals, priors", "got none"]),
@@ -153,6 +155,15 @@ def test_what_is_no_module_of_python_is_refused(value: str) -> None:
         TARGETS.check("train_on", value)
     assert value.partition(":")[0] in str(no.value)
     assert "\n" not in str(no.value)
+
+
+def test_a_package_that_ends_the_process_is_refused(beside: Path) -> None:
+    package = beside / "ending_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("import sys\nsys.exit(5)\n")
+    (package / "inside.py").write_text("def f(images): ...\n")
+    with pytest.raises(ValueError, match=r"ending_package\.inside: .*SystemExit: 5"):
+        TARGETS.check("train_on", "ending_package.inside:f")
 
 
 def test_a_package_that_raises_is_refused(beside: Path) -> None:

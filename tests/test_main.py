@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import dryrun
+from bench import dryrun, records, runner
 from bench.__main__ import main
 from dipddpm.config import VERSION
 from dipddpm.sources import bundled_objects
@@ -90,7 +91,10 @@ def test_a_bad_suite(
         ("epochs = 0", ["epochs", "got 0"]),
         ("epochs = 1\nnum_images = 0", ["num_images", "got 0"]),
         ("epochs = 1\nnum_train_timesteps = 1", ["num_train_timesteps", "got 1"]),
-        ("epochs = 1\nnum_train_timesteps = 50\nt0 = 51", ["t0", "50", "got 51"]),
+        (
+            "epochs = 1\ntask = 'restore'\nstart_from = 'nlm'\nnum_train_timesteps = 50\nt0 = 51",
+            ["t0", "50", "got 51"],
+        ),
         (
             "epochs = 1\nnum_train_timesteps = 50\nnum_inference_steps = 51",
             ["num_inference_steps", "num_train_timesteps = 50", "got 51"],
@@ -178,6 +182,61 @@ def test_what_is_said_of_bad_input_is_one_line(toy: Path) -> None:
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     toy.write_text(SUITE + '[[grid]]\n"a\\nb" = 3\n')
     assert bench("run", toy).stderr.count("\n") == 1
+
+
+def test_a_report_of_nothing_is_one_line() -> None:
+    for arguments in ([], ["build"], ["build", "a", "b"]):
+        command = [sys.executable, "-m", "reports", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+def test_ctrl_c_before_a_unit_is_at_work_is_one_line(toy: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", "run", str(toy), "--out", str(tmp_path / "run")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout is not None and run.stderr is not None
+        assert b"loading torch" in run.stdout.readline()
+        run.send_signal(signal.SIGINT)
+        run.stdout.read()
+        said = run.stderr.read().decode()
+    assert run.returncode == 130
+    assert said.count("\n") == 1 and "stopped" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("seed", [str(2**63), "1" + "0" * 4400], ids=["2**63", "long"])
+def test_a_seed_that_no_table_holds_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, seed: str
+) -> None:
+    arguments = ["run", "quick", "--seed", seed, "--out", str(tmp_path / "run")]
+    refuse(capsys, tmp_path, arguments, "--seed", "whole number")
+
+
+def test_a_dry_run_refuses_what_no_network_mends(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    toy = tmp_path / "toy.toml"
+    for line, words in (
+        ("num_images = 1001", ["num_images must be at most 1000 with objects", "got 1001"]),
+        ("num_held_out = 275", ["num_held_out must be at most 274 with objects", "got 275"]),
+        ("num_images = 9999999", ["num_images must be at most 1000000 in a dry run"]),
+    ):
+        toy.write_text(f"{SUITE[: SUITE.index('[[grid]]')]}[[grid]]\nepochs = 1\n{line}\n")
+        refuse(capsys, tmp_path, ["run", str(toy), "--dry-run"], *words)
+    toy.write_text(SUITE)
+    nowhere = ["run", str(toy), "--dry-run", "--images", str(tmp_path / "nowhere")]
+    refuse(capsys, tmp_path, nowhere, "images must be one of", "nowhere")
+
+
+def test_two_runs_into_one_folder_leave_one(tmp_path: Path) -> None:
+    plan = records.Plan.model_construct()
+    environment = records.Environment.model_construct()
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "there").touch()
+    with pytest.raises(records.UserError, match="--out must be a new folder"):
+        runner.create(folder, plan, environment, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")

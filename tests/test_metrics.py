@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from bench.meters import Device, Memory
+from dipddpm import metrics
 from dipddpm.config import ScoringConfig
-from dipddpm.images import ImageSet, gaussian_blur, prepare
+from dipddpm.degradation import gaussian_blur
+from dipddpm.images import ImageSet, prepare
 from dipddpm.metrics import (
     FEATURE_SCORES,
     NOISE_AUTOCORRELATION,
@@ -100,6 +103,29 @@ def test_all_pairs_are_a_double_loop(pairs: tuple[Tensor, Tensor]) -> None:
     assert copies.sum() == 4
     assert (got[copies] > 140).all()
     assert torch.allclose(all_pairs_ssim(images, references), expected_ssim, rtol=0, atol=1e-12)
+
+
+def test_all_pairs_are_a_double_loop_over_more_than_are_worked_on_at_a_time() -> None:
+    images, references = uniform(3, 3, 12, 13), uniform(35, 3, 12, 13, seed=1)
+    expected = torch.stack([ssim(x.expand_as(references), references) for x in images])
+    assert torch.allclose(all_pairs_ssim(images, references), expected, rtol=0, atol=1e-12)
+
+
+def test_all_pairs_ssim_blurs_once_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    blurred: list[int] = []
+
+    def counted(pixels: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        blurred.append(len(pixels))
+        return gaussian_blur(pixels, *args, **kwargs)
+
+    monkeypatch.setattr(metrics, "gaussian_blur", counted)
+    all_pairs_ssim(uniform(5, 3, 16, 16), uniform(16, 3, 16, 16))
+    # Of each image and reference itself and its square, and of the product of each pair.
+    assert sum(blurred) == 2 * 5 + 2 * 16 + 5 * 16
+    # Whatever the number of images, memory holds those of a few.
+    blurred.clear()
+    all_pairs_ssim(uniform(20, 3, 11, 11), uniform(40, 3, 11, 11))
+    assert max(blurred) == 16
 
 
 def test_all_pairs_of_a_set_with_itself_peak_on_the_diagonal(objects16: ImageSet) -> None:
@@ -200,6 +226,18 @@ def test_references_outside_the_range_are_refused(
     references[which, 0, 3, 3] = level
     with pytest.raises(ValueError, match=r"references must be in \[-1, 1\]"):
         function(torch.zeros(2, 3, 16, 16), references)
+
+
+@pytest.mark.parametrize("function", [psnr, ssim, all_pairs_psnr, all_pairs_ssim])
+@pytest.mark.parametrize("level", [-1.01, 1.5, 255.0, math.inf, -math.inf])
+@pytest.mark.parametrize("which", [0, 1])
+def test_images_outside_the_range_are_refused(function: object, level: float, which: int) -> None:
+    assert callable(function)
+    images = torch.zeros(2, 3, 16, 16)
+    images[which, 0, 3, 3] = level
+    images[1 - which, 0, 3, 3] = math.nan  # beside an image that has a NaN for its score
+    with pytest.raises(ValueError, match=r"images must be in \[-1, 1\], got \["):
+        function(images, torch.zeros(2, 3, 16, 16))
 
 
 @pytest.mark.parametrize("function", [psnr, ssim, all_pairs_psnr, all_pairs_ssim])

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import inspect
 import io
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+from bench.ledger import BookingLedger
 from dipddpm.arms import STARTS
 from dipddpm.config import (
     Context,
@@ -19,18 +24,24 @@ from dipddpm.config import (
     NoiseScheduleConfig,
     OutcomeConfig,
     PipelineConfig,
+    RestorationConfig,
     SamplingConfig,
     TrainingConfig,
     UNetConfig,
 )
+from dipddpm.degradation import degrade
 from dipddpm.diffusion import build_unet
 from dipddpm.encoded import EncodedImages
-from dipddpm.images import ImageSet, degrade, prepare
+from dipddpm.features import extract_features
+from dipddpm.images import ImageSet, prepare
 from dipddpm.inputs import run_directly
+from dipddpm.metrics import psnr
 from dipddpm.pipeline import Attempt, Outcome, attempts, make_shared, run_pipeline
+from dipddpm.scoring import score_features
 from dipddpm.sources import ImageSource
 from tests.recording import Recording, same
 
+ROOT = Path(__file__).parents[1]
 GENERATE = SamplingConfig(num_samples=2, num_inference_steps=2)
 CONTEXT = Context(seed=11)
 
@@ -132,10 +143,10 @@ def test_a_run_of_everything_is_the_stages_it_needs(
         *("sample", "prepare", "prepare", "score_anchors", "score_priors", "score_net"),
         "score_generation",
         *("sample", "degrade", "score_restoration"),
-        *("start_degraded", "sample", "score_restoration"),
-        *(*start_fit, "start_dip", "sample", "score_priors", "score_restoration"),
-        *("start_blur", "sample", "score_restoration"),
-        *("take", "prepare", "start_nearest", "sample", "score_restoration", "score_start"),
+        *("start_degraded", "sample", "score_restoration", "prepare", "score_start"),
+        *(*start_fit, "start_dip", "sample", "score_priors", "score_restoration", "score_start"),
+        *("start_blur", "sample", "score_restoration", "score_start"),
+        *("take", "start_nearest", "sample", "score_restoration", "score_start"),
         *("train_ddpm", "sample", "score_net", "score_generation"),
         *("sample", "score_restoration"),  # from the start that is there
         *("as_samples", "score_restoration"),
@@ -303,17 +314,21 @@ def test_arms_start_from_the_same_net_and_noise(tiny: PipelineConfig, objects: I
 
 
 @pytest.fixture(scope="module")
-def identity(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A target of the user's that trains on the images: they go the way of the DIP arm's priors."""
+def functions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The user's: a target that is the images, a start that is training images for some."""
     folder = tmp_path_factory.mktemp("functions")
     (folder / "pipeline_targets.py").write_text(
         "from dipddpm.images import ImageSet\n\n\n"
         "def identity(images: ImageSet) -> ImageSet:\n"
-        "    return ImageSet(images.pixels.clone())\n"
+        "    return ImageSet(images.pixels.clone())\n\n\n"
+        "def known(degraded: ImageSet, training: ImageSet) -> ImageSet:\n"
+        "    pixels = degraded.pixels.clone()\n"
+        "    pixels[:2] = training.pixels[:2]\n"
+        "    return ImageSet(pixels)\n"
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
-        yield "pipeline_targets:identity"
+        yield "pipeline_targets"
 
 
 def png_files(source: ImageSource) -> ImageSource:
@@ -333,17 +348,19 @@ def png_files(source: ImageSource) -> ImageSource:
 @pytest.mark.parametrize("size", [16, 32])
 @pytest.mark.parametrize("files", ["webp", "png"])
 def test_images_through_the_path_of_the_dip_arm_are_the_plain_arm(
-    tiny: PipelineConfig, objects: ImageSource, identity: str, files: str, size: int
+    tiny: PipelineConfig, objects: ImageSource, functions: str, files: str, size: int
 ) -> None:
     source = objects if files == "webp" else png_files(objects)
     config = replace(tiny, data=replace(tiny.data, image_size=size))
     plain = run(config, source)
     for loader in ("memory", "list", "decode"):
         loading = LoaderConfig(loader=loader)
-        encoded, stages = recording(replace(config, train_on=identity, loading=loading), source)
-        assert "encode" in stages.names
+        made, stages = recording(
+            replace(config, train_on=f"{functions}:identity", loading=loading), source
+        )
+        assert ("encode" if loader == "decode" else "to_eight_bits") in stages.names
         # Weights, optimizer, losses, samples and scores, to the bit.
-        assert same(plain, encoded), loader
+        assert same(plain, made), loader
 
 
 # Starts -------------------------------------------------------------------------------------------
@@ -413,8 +430,40 @@ def test_starts_from_training_images_are_told(tiny: PipelineConfig, objects: Ima
         outcome.sampling.start_from: [text for part in outcome.scores for text in part.warnings]
         for outcome in run(asking(tiny, *((1, restore(name)) for name in STARTS)), objects)
     }
-    assert warned.pop("nearest") == ["3 of 3 start images are images of the training set"]
-    assert not any(warned.values())
+    copies = {name: [text for text in texts if "start" in text] for name, texts in warned.items()}
+    assert copies.pop("nearest") == ["3 of 3 start images are images of the training set"]
+    assert not any(copies.values())
+
+
+def test_so_are_those_of_a_start_of_ones_own(
+    tiny: PipelineConfig, objects: ImageSource, functions: str
+) -> None:
+    sampling = restore(f"{functions}:known")
+    [outcome] = run(asking(tiny, (1, sampling)), objects)
+    assert [text for part in outcome.scores for text in part.warnings] == [
+        "2 of 3 start images are images of the training set"
+    ]
+
+
+def test_starts_of_other_noise_or_number_have_scores_of_their_own_priors(
+    tiny: PipelineConfig, objects: ImageSource
+) -> None:
+    start = restore("dip", num_inference_steps=0)
+    asked = [
+        start,
+        replace(start, restoration=RestorationConfig(degradation_sigma=9)),
+        replace(start, num_samples=2),
+    ]
+    outcomes, stages = recording(asking(tiny, *((1, one) for one in asked)), objects)
+    scored = stages.of("score_priors")
+    assert len(scored) == 3
+    for outcome, call in zip(outcomes, scored, strict=True):
+        assert any(scores is call.result for scores in outcome.scores)
+        restored = call.result.per_image["start_prior_psnr_stop"]
+        assert len(restored) == outcome.sampling.num_samples
+        # They are of the start that is the outcome.
+        original = prepare(objects.held_out[: len(restored)], 16).pixels
+        assert torch.allclose(restored, psnr(outcome.samples.images, original), atol=1e-3)
 
 
 # Conditions ---------------------------------------------------------------------------------------
@@ -537,6 +586,45 @@ def test_a_smaller_set_shares_the_chunks_of_a_larger_one(
     few, many = map(priors_asked, found)
     assert len(few) == 2
     assert same(few, many[:2])
+
+
+def test_features_are_compared_with_those_of_their_own_set(
+    tiny: PipelineConfig, objects: ImageSource
+) -> None:
+    data = replace(tiny.data, num_images=120, num_held_out=110)
+    ledger = BookingLedger()
+    config = asking(tiny, (1, replace(GENERATE, num_samples=100)), data=data)
+    list(run_pipeline(config, objects, CONTEXT, stages=ledger))
+    [scored] = (row for row in ledger.rows.values() if row.function == "score_features")
+    [drawn] = (key for key, row in ledger.rows.items() if row.function == "as_images")
+
+    def of_files(files: EncodedImages) -> object:
+        return ledger(extract_features, ledger(prepare, files, 16), Context(seed=0))
+
+    training, held_out = map(of_files, (objects.train[:110], objects.held_out[:110]))
+    samples, *references = scored.parents
+    assert ledger.rows[samples].parents == (drawn,)
+    # In this order: KID to the training images would praise copies of them.
+    assert references == [ledger.key_of(training), ledger.key_of(held_out)]
+    assert list(inspect.signature(score_features).parameters)[1:] == ["training", "held_out"]
+
+
+def test_reference_features_are_shared_without_assertions_too() -> None:
+    # Asserted, they would not be made under python -O.
+    code = (
+        "from bench.ledger import BookingLedger\n"
+        "from dipddpm import *\n"
+        "from dipddpm.pipeline import make_shared\n"
+        "sampling = SamplingConfig(num_samples=100)\n"
+        "data = DataConfig(num_images=100, num_held_out=100)\n"
+        "outcomes = (OutcomeConfig(epochs=1, sampling=sampling),)\n"
+        "ledger = BookingLedger()\n"
+        "config = PipelineConfig(data=data, outcomes=outcomes)\n"
+        "make_shared(config, open_source('objects'), Context(), stages=ledger)\n"
+        "print(__debug__, *(row.function for row in ledger.rows.values()))"
+    )
+    output = subprocess.check_output([sys.executable, "-O", "-c", code], cwd=ROOT, text=True)
+    assert output.split() == ["False", *["prepare", "extract_features"] * 2]
 
 
 # The edges ----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -514,7 +515,8 @@ def test_a_run_is_a_replay_if_every_row_is(
 ) -> None:
     folder = Folder(tmp_path / "run")
     for unit, published in zip(("a", "b"), claims.published_rows()[2:4], strict=True):
-        of = case(**{**published.settings, "protocol": "paper"})
+        settings: dict[str, Any] = dict(published.settings)
+        of = case(**settings, protocol="paper")
         folder.unit(unit, [row(unit, unit, "train_ddpm", 1.0)], [record(unit, [unit], "", of)])
     monkeypatch.setattr(
         "reports.sections.published.is_replay", lambda one, _: one.record.unit in replayed

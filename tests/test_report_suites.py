@@ -295,6 +295,13 @@ def test_no_word_rests_on_samples_that_look_like_noise(tmp_path: Path) -> None:
     said = text(section(report.run.folder, "quality"))
     count = len(report.generated)
     assert f"Of {count} outcomes the samples of {count} look like noise" in said
+    # One of a setting is enough: the others would be chosen by what they gave.
+    lines = report.run.folder / "units" / "dip-0-1" / "records.jsonl"
+    for path in report.run.folder.glob("units/*/records.jsonl"):
+        if path != lines:
+            path.write_text(path.read_text().replace("0.19", "0.9"))
+    assert sum(one.looks_like_noise for one in Report(load_run(report.run.folder)).generated) == 2
+    assert Report(load_run(report.run.folder)).judge(KID, ON_IMAGES, ON_DIP).word == "not measured"
     clear = corrected_run(tmp_path / "clear", 1.3, 0.8, correlation=0.21)
     assert "look like noise" not in text(section(clear, "quality"))
 

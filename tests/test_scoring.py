@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -40,6 +41,7 @@ from dipddpm.scoring import (
 )
 from dipddpm.sources import ImageSource
 from dipddpm.training import TrainedNet
+from tests.recording import same
 from tests.reference import peak_signal_noise_ratio, skimage_ssim, uniform
 
 COMMON, PUBLISHED = ScoringConfig(), ScoringConfig(score_range="mixed", ssim_digits=3)
@@ -129,8 +131,17 @@ def untrained(tiny_unet: UNetConfig) -> TrainedNet:
     return TrainedNet(3, weights, ema, {}, torch.tensor([9.0, 8, 7, 6, 2, 1]))
 
 
+def abar_at(log_snr: float) -> float:
+    return 1 / (1 + math.exp(-log_snr))
+
+
 def net_inputs(
-    trained: TrainedNet, images: ImageSet, unet: UNetConfig, schedule: NoiseScheduleConfig
+    trained: TrainedNet,
+    images: ImageSet,
+    unet: UNetConfig,
+    schedule: NoiseScheduleConfig,
+    *,
+    seed: int = 5,
 ) -> list[tuple[Tensor, int]]:
     """(x_t, t) of each level of `score_net`, as the net was given them."""
     seen: dict[int, list[Tensor]] = {}
@@ -141,7 +152,7 @@ def net_inputs(
 
     hook = register_module_forward_pre_hook(keep)
     try:
-        score_net(trained, images, 16, unet, schedule, Context(seed=5))
+        score_net(trained, images, 16, unet, schedule, Context(seed=seed))
     finally:
         hook.remove()
     return [(torch.cat(batches), t) for t, batches in seen.items()]
@@ -158,12 +169,12 @@ def test_the_held_out_loss_is_a_plain_loop(
     schedule = NoiseScheduleConfig(prediction_type=prediction_type)
     scores = score_net(untrained, held_out, 16, tiny_unet, schedule, Context(seed=5))
     model = build_unet(tiny_unet, 16, 2).eval()
-    abar = alphas_cumprod(schedule)
     eps_losses = []
     inputs = net_inputs(untrained, held_out, tiny_unet, schedule)
     for level, (noisy, t) in zip(LOG_SNR_LEVELS, inputs, strict=True):
         assert t == nearest_timestep(level, schedule)
-        a, b = math.sqrt(abar[t]), math.sqrt(1 - abar[t])
+        # The level itself, not that of the timestep.
+        a, b = math.sqrt(abar_at(level)), math.sqrt(1 - abar_at(level))
         eps_errors, x0_errors = [], []
         for x_0, x_t in zip(held_out.pixels.double(), noisy, strict=True):
             noise = (x_t - a * x_0) / b
@@ -187,14 +198,15 @@ def test_the_held_out_loss_is_a_plain_loop(
 
 
 class Exact(nn.Module):
-    """Knows the images, and so the noise in x_t and the v of both."""
+    """Knows the images and the levels, and so the noise in x_t and the v of both."""
 
     def __init__(self, clean: Tensor, schedule: NoiseScheduleConfig) -> None:
         super().__init__()
         self.clean, self.schedule = clean, schedule
+        self.level_of = {nearest_timestep(level, schedule): level for level in LOG_SNR_LEVELS}
 
     def forward(self, x: Tensor, t: int) -> SimpleNamespace:
-        abar = alphas_cumprod(self.schedule)[t]
+        abar = abar_at(self.level_of[t])
         a, b = math.sqrt(abar), math.sqrt(1 - abar)
         noise = (x.double() - a * self.clean) / b
         exact = noise if self.schedule.prediction_type == "epsilon" else a * noise - b * self.clean
@@ -215,12 +227,40 @@ def test_an_exact_net_has_no_held_out_loss(
     schedule = NoiseScheduleConfig(prediction_type=prediction_type, rescale_betas_zero_snr=rescaled)
     held_out = prepare(objects.held_out[:4], 16)
     net = Exact(held_out.pixels.double(), schedule)
-    monkeypatch.setattr(scoring, "build_unet", lambda *args, **kwargs: net)
+    monkeypatch.setattr(scoring, "load_unet", lambda *args, **kwargs: net)
     exact = TrainedNet(1, {}, {}, {}, torch.ones(2))
     values = score_net(exact, held_out, 16, tiny_unet, schedule, Context()).values
     losses = [value for name, value in values.items() if "_loss_at" in name]
     assert len(losses) == 10
     assert max(losses) < 1e-8
+
+
+class Half(nn.Module):
+    """Takes half of what it sees for noise, whatever it is told."""
+
+    def forward(self, x: Tensor, t: int) -> SimpleNamespace:
+        return SimpleNamespace(sample=x / 2)
+
+
+def test_a_net_that_heeds_no_timestep_has_one_loss_on_all_schedules(
+    objects: ImageSource, tiny_unet: UNetConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out = prepare(objects.held_out[:4], 16)
+    monkeypatch.setattr(scoring, "load_unet", lambda *args, **kwargs: Half())
+    net = TrainedNet(1, {}, {}, {}, torch.ones(2))
+    schedules = [
+        NoiseScheduleConfig(),
+        NoiseScheduleConfig(beta_schedule="squaredcos_cap_v2"),
+        NoiseScheduleConfig(num_train_timesteps=500),
+        NoiseScheduleConfig(num_train_timesteps=500, beta_schedule="squaredcos_cap_v2"),
+    ]
+    first, *others = (
+        score_net(net, held_out, 16, tiny_unet, schedule, Context()).values
+        for schedule in schedules
+    )
+    for values in others:
+        assert len(values) >= 10  # all levels, or all but one
+        assert values == {name: first[name] for name in values}
 
 
 def test_a_net_is_scored_with_the_condition_it_is_given(
@@ -276,25 +316,37 @@ def test_schedules_compare_on_the_same_noise(
     objects: ImageSource, tiny_unet: UNetConfig, untrained: TrainedNet
 ) -> None:
     held_out = prepare(objects.held_out[:8], 16)
-    noises = []
-    for total, kind in ((1000, "linear"), (500, "linear"), (500, "squaredcos_cap_v2")):
-        schedule = NoiseScheduleConfig(num_train_timesteps=total, beta_schedule=kind)  # type: ignore[arg-type]
-        abar = alphas_cumprod(schedule)
-        noises.append(
-            torch.stack(
-                [
-                    (x - math.sqrt(abar[t]) * held_out.pixels) / math.sqrt(1 - abar[t])
-                    for x, t in net_inputs(untrained, held_out, tiny_unet, schedule)
-                ]
-            )
-        )
-    # x_t is float32, and at a log-SNR of 6 its noise has a share of 0.05.
-    assert (noises[0] - noises[1]).abs().max() < 1e-5
-    assert (noises[0] - noises[2]).abs().max() < 1e-5
+
+    def seen(schedule: NoiseScheduleConfig, seed: int) -> Tensor:
+        """x_t at each level."""
+        inputs = net_inputs(untrained, held_out, tiny_unet, schedule, seed=seed)
+        return torch.stack([x for x, _ in inputs])
+
+    x_t = seen(NoiseScheduleConfig(), 5)
+    for other in (
+        NoiseScheduleConfig(num_train_timesteps=500),
+        NoiseScheduleConfig(num_train_timesteps=500, beta_schedule="squaredcos_cap_v2"),
+    ):
+        assert torch.equal(seen(other, 5), x_t)
+    levels = torch.tensor([abar_at(level) for level in LOG_SNR_LEVELS]).view(-1, 1, 1, 1, 1)
+    noise = (x_t - levels.sqrt() * held_out.pixels) / (1 - levels).sqrt()
     # Five levels of 6,144 draws each: standard errors of 0.013 and 0.009; and no level repeats one.
-    assert noises[0].mean(dim=(1, 2, 3, 4)).abs().max() < 0.065
-    assert (noises[0].std(dim=(1, 2, 3, 4)) - 1).abs().max() < 0.045
-    assert torch.corrcoef(noises[0].flatten(1)).triu(1).abs().max() < 0.065
+    assert noise.mean(dim=(1, 2, 3, 4)).abs().max() < 0.065
+    assert (noise.std(dim=(1, 2, 3, 4)) - 1).abs().max() < 0.045
+    assert torch.corrcoef(noise.flatten(1)).triu(1).abs().max() < 0.065
+    # Nor does another seed.
+    again = (seen(NoiseScheduleConfig(), 6) - levels.sqrt() * held_out.pixels) / (1 - levels).sqrt()
+    both = torch.cat((noise.flatten(1), again.flatten(1)))
+    assert torch.corrcoef(both).triu(1).abs().max() < 0.065
+
+
+def test_scoring_leaves_the_net_as_it_was(
+    objects: ImageSource, tiny_unet: UNetConfig, untrained: TrainedNet
+) -> None:
+    kept = copy.deepcopy(untrained)
+    held_out = prepare(objects.held_out[:2], 16)
+    score_net(untrained, held_out, 16, tiny_unet, NoiseScheduleConfig(), Context())
+    assert same(untrained, kept)
 
 
 @pytest.mark.parametrize("size", [16, 14])

@@ -152,6 +152,13 @@ def test_a_name_is_the_same_from_any_folder(tmp_path: Path) -> None:
     assert absolute_name("hf:saved", tmp_path) == f"hf:{tmp_path / 'saved'}"
     assert absolute_name("../images", tmp_path / "saved") == str(tmp_path / "images")
     assert absolute_name("/images", tmp_path) == "/images"
+    assert absolute_name("hf:", tmp_path) == "hf:"
+
+
+@pytest.mark.parametrize("name", ["a\0b", "long" * 1000])
+def test_what_no_folder_can_be_called_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"^images must be one of"):
+        open_source(absolute_name(name, tmp_path))
 
 
 def test_an_image_on_both_sides_is_refused_with_both_names(folder: Path) -> None:

@@ -109,7 +109,11 @@ def test_case_ids_are_the_settings() -> None:
         ("[base]\ntrain_on = 'dop'\n[[grid]]\nepochs = 1\n", ["base", "train_on", "'dop'"]),
         ("[[grid]]\nepochs = 1\nnum_train_timesteps = 1\n", ["num_train_timesteps", "1"]),
         ("[[grid]]\nepochs = 1\nnum_inference_steps = 2000\n", ["num_inference_steps", "2000"]),
-        ("[[grid]]\nepochs = 1\nt0 = 1001\n", ["t0", "1001", "1000"]),
+        (
+            "[[grid]]\nepochs = 1\ntask = 'restore'\nstart_from = 'nlm'\nt0 = 1001\n",
+            ["t0", "1001", "1000"],
+        ),
+        ("[[grid]]\nepochs = 1\nt0 = 300\n", ["t0", "start_from = noise", "got 300"]),
         ("[[grid]]\nepochs = 1\nstart_from = 'dip'\n", ["start_from", "dip", "restore"]),
         ("[[grid]]\nepochs = 1\nnum_workers = 2\n", ["num_workers", "loader = memory", "got 2"]),
         ("[[grid]]\nepochs = 1\nt0 = 't'\n", ["grid 1", "t0", "'t'"]),
@@ -146,6 +150,10 @@ def test_case_ids_are_the_settings() -> None:
         ("[[grid]]\nepochs = 1\nstart = 1979-05-27\n", ["start", "no such setting"]),
         ("[[grid]]\nepochs = 1\nbatch_size = 1979-05-27\n", ["batch_size", "1979"]),
         ("[[grid]]\nepochs = [1, 1]\n", ["grid 1", "already there", "repeat"]),
+        (
+            "[[grid]]\nepochs = 1\narm = 'none'\nseed = [4, 4]\n",
+            ["grid 1", "already there: {'epochs': 1, 'seed': 4}"],
+        ),
         ("[[grid]]\nepochs = 1\n[[grid]]\nepochs = [2, 1]\n", ["grid 2", "already there"]),
         ("[[grid]]\nepochs = 1\nseed = -1\n", ["seed", "-1"]),
         ("[[grid]]\nepochs = 1\nrepeat = 0\n", ["repeat", "0"]),
@@ -220,6 +228,9 @@ def test_a_protocol_is_its_settings_and_those_beside_it_win() -> None:
     body = "[base]\nprotocol = 'paper'\n[[grid]]\nepochs = 1\nflip = 'device'\n"
     assert settings_of(body, "protocol", "flip", "score_range") == [("paper", "device", "mixed")]
     assert settings_of("[[grid]]\nepochs = 1\n", "protocol") == [("corrected",)]
+    # What is written out stays, wherever the protocol is named.
+    body = "[base]\nlr_warmup_steps = 7\n[[grid]]\nepochs = 1\nprotocol = ['paper', 'corrected']\n"
+    assert settings_of(body, "lr_warmup_steps", "flip") == [(7, "loader"), (7, "device")]
 
 
 def test_an_arm_is_its_settings() -> None:
@@ -240,10 +251,11 @@ def test_capital_t_is_the_number_of_timesteps() -> None:
         "[base]\nepochs = 1\nnum_inference_steps = 'T'\n[[grid]]\nnum_train_timesteps = [50, 9]\n"
     )
     assert settings_of(body, "num_inference_steps") == [(50,), (9,)]
-    body = "[[grid]]\nepochs = 1\nnum_inference_steps = [3, 'T']\nt0 = ['T', 20]\n"
+    start = "[base]\ntask = 'restore'\nstart_from = 'nlm'\n"
+    body = f"{start}[[grid]]\nepochs = 1\nnum_inference_steps = [3, 'T']\nt0 = ['T', 20]\n"
     with pytest.raises(UserError, match=r"num_inference_steps .* t0 = 20 .* got 1000"):
         parse(body)
-    body = "[[grid]]\nepochs = 1\nnum_inference_steps = [3, 'T']\nt0 = 'T'\n"
+    body = f"{start}[[grid]]\nepochs = 1\nnum_inference_steps = [3, 'T']\nt0 = 'T'\n"
     assert settings_of(body, "num_inference_steps", "t0") == [(3, 1000), (1000, 1000)]
 
 
@@ -263,7 +275,10 @@ def test_with_a_cosine_the_length_of_a_run_is_its_own() -> None:
 
 
 def test_a_condition_makes_nets_differ_by_the_noise_that_they_are_told_of() -> None:
-    body = "[[grid]]\nepochs = 1\narm = 'cond'\ndegradation_sigma = [10, 20]\nt0 = [300, 400]\n"
+    body = (
+        "[[grid]]\nepochs = 1\narm = 'cond'\ndegradation_sigma = [10, 20]\n"
+        "num_inference_steps = [3, 4]\n"
+    )
     assert [len(unit.cases) for unit in runs_of(body)] == [2, 2]
     [first, second] = shared_of(body)
     assert (
@@ -319,7 +334,7 @@ def test_starts_share_what_does_not_tell_them_apart() -> None:
 def test_reference_features_are_one_unit_for_all_seeds(num_samples: int, num_held_out: int) -> None:
     body = (
         f"[base]\nepochs = 1\nnum_samples = {num_samples}\nnum_held_out = {num_held_out}\n"
-        "[[grid]]\narm = 'none'\nseed = [0, 1, 2]\nnum_images = [64, 32]\n"
+        "[[grid]]\narm = 'none'\nseed = [0, 1, 2]\nnum_images = [164, 132]\n"
         "num_inference_steps = [3, 4]\n[[grid]]\ntask = 'restore'\nstart_from = 'nlm'\nseed = [3]\n"
         "num_samples = 16\n"
     )

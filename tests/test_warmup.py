@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +30,7 @@ from dipddpm.sampling import sample
 from dipddpm.sources import ImageSource
 from dipddpm.training import train_ddpm
 
+ROOT = Path(__file__).parents[1]
 SHAPE = (16, UNetConfig(block_out_channels=(8, 16), attention_levels=(1,), norm_num_groups=4))
 SCHEDULE, TRAINING = NoiseScheduleConfig(), TrainingConfig(batch_size=4)
 MEMORY = LoaderConfig()
@@ -131,3 +135,17 @@ def test_it_leaves_no_trace(objects16: ImageSet) -> None:
     assert watched == []
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(weight, kept[name]) for name, weight in first.weights.items())
+
+
+def test_a_process_that_is_awake_has_its_decoders() -> None:
+    # In a process of its own: Pillow looks for them at the first file, and keeps them.
+    code = (
+        "import torch\n"
+        "from PIL import Image\n"
+        "from bench.warmup import wake\n"
+        "known = set(Image.OPEN)\n"
+        "wake(torch.device('cpu'))\n"
+        "print(known & {'WEBP', 'JPEG', 'PNG'}, sorted({'WEBP', 'JPEG', 'PNG'} & set(Image.OPEN)))"
+    )
+    output = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
+    assert output.strip() == "set() ['JPEG', 'PNG', 'WEBP']"

@@ -77,6 +77,7 @@ def new_run(folder: Path, engine: Engine, text: str = SUITE, *, file: str = "toy
         device="cpu",
         images=found.images,
         images_sha256=open_source(found.images).digest,
+        functions=found.functions(),
         units=tuple(toy_units(text, file)),
     )
     return runner.create(folder, plan, engine.describe("cpu"), found.text)

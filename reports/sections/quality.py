@@ -31,7 +31,8 @@ def quality(report: Report) -> Section:
             Note(
                 f"Of {plural(len(report.generated), 'outcome')} the samples of {noise} look like "
                 f"noise: their lag-1 autocorrelation is below {NOISE_AUTOCORRELATION}. No score of "
-                "these is one of quality, and no verdict of this page on samples rests on them."
+                "these is one of quality, and no word of this page on samples is of a setting that "
+                "has such."
             )
         )
     blocks.append(_figure(panels))

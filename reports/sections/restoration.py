@@ -18,7 +18,7 @@ from reports.figures import restoration as plots
 from reports.figures import svg
 from reports.figures.restoration import Restored
 from reports.pairs import Group, Quantity
-from reports.tables import Outcome
+from reports.tables import NOISE_AUTOCORRELATION, Outcome
 from reports.words import judged, plural, seconds, three
 
 SSIM = Quantity("SSIM", lambda one: finite_score("paired_ssim", one), of_seeds=True)
@@ -91,6 +91,11 @@ class Way:
         return self.first.settings["start_from"] == "dip" and self.steps > 0
 
     @property
+    def noise(self) -> bool:
+        """Whether what a net made of it looks like noise, in any seed."""
+        return self.steps > 0 and any(one.looks_like_noise for one in self.group)
+
+    @property
     def words(self) -> str:
         """dip, t0 250, ddim, 20 steps; nlm alone."""
         if not self.steps:
@@ -142,13 +147,32 @@ def restoration(report: Report) -> Section:
     if not found:
         return Section("restoration", title, missing(report, "restoration", "restoration-cpu"))
     degraded = found[0].first.score("degraded_psnr")
-    comparisons = compared(found)
+    comparisons = compared(whole(found))
     said = dip_finding(report) or [_best_words(found, degraded)]
-    blocks: list[Block] = [*map(Text, said[1:]), _figure(found, degraded)]
+    blocks: list[Block] = [*map(Text, [*said[1:], *_left_out(report, found)])]
+    blocks.append(_figure(found, degraded))
     if comparisons:
         blocks.append(_comparisons(comparisons))
     blocks.append(_table(found))
     return Section("restoration", title, said[0], blocks)
+
+
+def _left_out(report: Report, found: Sequence[Way]) -> list[str]:
+    """What is compared with nothing, and why."""
+    noise = [way for way in found if way.noise]
+    exact = sum(one.score("paired_psnr") == math.inf for one in report.restored)
+    said = []
+    if noise:
+        said.append(
+            f"Of {plural(len(found), 'way')} {len(noise)} gave what looks like noise (lag-1 "
+            f"autocorrelation below {NOISE_AUTOCORRELATION}); they are shown and not compared."
+        )
+    if exact:
+        said.append(
+            f"{plural(exact, 'outcome')} gave the originals back bit for bit: an infinite PSNR, "
+            "which is in no figure and no comparison."
+        )
+    return said
 
 
 # At equal seconds --------------------------------------------------------------------------------
@@ -215,9 +239,9 @@ def _no_dearer(others: Iterable[Way], way: Way) -> list[Way]:
 
 
 def whole(found: Sequence[Way]) -> list[Way]:
-    """Those of all seeds, with the scores of each image."""
+    """Those of all seeds, with the scores of each image, none of which looks like noise."""
     most = max((len(way.group) for way in found), default=0)
-    return [way for way in found if len(way.psnrs) == most]
+    return [way for way in found if len(way.psnrs) == most and not way.noise]
 
 
 def best_pairs(found: Sequence[Way], rule: str) -> list[Pair]:
