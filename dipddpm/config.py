@@ -58,7 +58,8 @@ NetInput = Literal["own", "shared"]
 EarlyStopping = Literal["none", "es_wmv"]
 ScoreRange = Literal["common", "mixed"]
 
-# Two sets of 16 real images differ by a KID of 0.012 (one standard deviation), of 100 by 0.0018.
+# Two sets of 16 real images differ by a KID of 0.012 (one standard deviation), of 100 by 0.0018:
+# scripts/kid_of_real_images.py.
 MIN_FOR_FEATURES = 100
 
 

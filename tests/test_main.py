@@ -372,6 +372,7 @@ def test_a_run_from_start_to_clean(toy: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_resume_refuses_what_is_not_what_it_began_with(tmp_path: Path) -> None:
     """Other images, functions or sources, and nothing is set aside before the refusal."""
     source = bundled_objects()

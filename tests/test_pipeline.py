@@ -609,6 +609,7 @@ def test_features_are_compared_with_those_of_their_own_set(
     assert list(inspect.signature(score_features).parameters)[1:] == ["training", "held_out"]
 
 
+@pytest.mark.slow
 def test_reference_features_are_shared_without_assertions_too() -> None:
     # Asserted, they would not be made under python -O.
     code = (

@@ -165,13 +165,13 @@ def _features(report: Report) -> list[Block]:
         Table(
             ["setting", "trained on", "samples", *(label for label, _ in _FEATURES), "seeds"],
             rows,
-            "Features of EfficientNet-Lite0, mean over seeds with its 95 % interval where there "
-            "are three or more. KID against held-out images, unbiased: 0 is two real sets, between "
-            "which it has a standard deviation of some 0.012 at 16 images and 0.0012 at 128 "
-            "(objects, 32 px, 60 draws, measured apart from this run); single nets: the mean ends "
-            "of the interval from resampling the samples of one net. Nearest: the distance of a "
-            "sample to as many training or held-out images, beside that of unseen real images. "
-            "Precision and recall "
+            "Features of EfficientNet-Lite0 of images resized to 224 px, bicubic and antialiased; "
+            "mean over seeds with its 95 % interval where there are three or more. KID against "
+            "held-out images, unbiased: 0 is two real sets, between which it has a standard "
+            "deviation of some 0.012 at 16 images and 0.0012 at 128 (objects, 32 px: "
+            "`python scripts/kid_of_real_images.py`); single nets: the mean ends of the interval "
+            "from resampling the samples of one net. Nearest: the distance of a sample to as many "
+            "training or held-out images, beside that of unseen real images. Precision and recall "
             "are for display only.",
         )
     ]
