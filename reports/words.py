@@ -140,7 +140,8 @@ def verdict_word(verdict: Verdict, unit: str = "", *, of_seeds: bool = False) ->
         half = _size(effect, effect.half_width or 0.0, unit)
         needed, enough = verdict.pairs_needed, ""
         if needed is not None and abs(effect.mean - effect.is_ratio) < (verdict.margin or 0.0):
-            enough = f"; if there is none, some {plural(needed, 'pair')} would show equality"
+            noun = "pair" if verdict.seeds is None else "image"
+            enough = f"; if there is none, some {plural(needed, noun)} would show equality"
         return f"{word} from no effect (half-width {half}{enough})"
     alone = (
         f"equal within {margin:g}{NO_BREAK}{margin_unit}"

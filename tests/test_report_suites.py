@@ -484,6 +484,17 @@ def test_the_interval_is_that_of_the_images(tmp_path: Path) -> None:
     assert (effect.mean, effect.low) == pytest.approx((mean, mean - half))
 
 
+def test_it_says_how_many_images_would_do(tmp_path: Path) -> None:
+    gains = (2.0, -2.0, 1.0, -1.0, 0.5, 0.0)
+    path = restoration_run(
+        tmp_path / "run",
+        ("dip", 5, 250, 0.75, 0.25, tuple(25.0 + gain for gain in gains)),
+        ("degraded", 10, None, 0.0, 0.4, tuple([25.0] * IMAGES)),
+    )
+    (line, _) = rows_of(section(path, "restoration"), "DIP start")
+    assert re.search(r"if there is none, some \d+ images would show equality", line[-1])
+
+
 def test_fewer_seeds_give_no_verdict(tmp_path: Path) -> None:
     path = restoration_run(
         tmp_path / "run",

@@ -58,11 +58,12 @@ def restoration(points: Sequence[Restored], degraded: float | None, width: float
         linewidth=0.9,
         zorder=1,
     )
-    for point in _labelled(front, 2 if narrow else 4):
+    for place, point in enumerate(_labelled(front, 2 if narrow else 4)):
         ax.annotate(
             point.words,
             (max(point.seconds, floor), point.psnr.mean),
-            xytext=(0, 9),
+            # Neighbours are near in height, and their names long.
+            xytext=(0, 9 + 10 * (place % 2)),
             textcoords="offset points",
             ha="left" if point.seconds <= 3 * floor else "right",
             color=arm_colour(point.start.split(",")[0]),

@@ -322,6 +322,9 @@ def _best_words(found: Sequence[Way], degraded: float | None) -> str:
 
 
 def _comparisons(comparisons: Sequence[Comparison]) -> Table:
+    # All are of as many images, and their p says little more.
+    columns = ("effect", "95 % interval", "word")
+    kept = [VERDICT_COLUMNS.index(name) for name in columns]
     rows = [
         [
             Cell(one.way.words, one.way.words),
@@ -329,12 +332,12 @@ def _comparisons(comparisons: Sequence[Comparison]) -> Table:
             Cell(one.rule, one.rule),
             Cell(one.other.words, one.other.words),
             Cell(seconds(one.other.seconds.mean), one.other.seconds.mean),
-            *verdict_cells(one.verdict, PAIRED_PSNR),
+            *(verdict_cells(one.verdict, PAIRED_PSNR)[place] for place in kept),
         ]
         for one in comparisons
     ]
     return Table(
-        ["DIP start", "an image", "best of", "which is", "an image", *VERDICT_COLUMNS],
+        ["DIP start", "an image", "best of", "which is", "an image", *columns],
         rows,
         "Equal seconds: each DIP start against the best of the degraded starts that take no more "
         "seconds an image, and of all ways without a DIP that take no more, chosen by its PSNR on "
