@@ -12,7 +12,14 @@ import numpy as np
 from bench.stats import Effect, Pair, over_replicates
 from bench.verdicts import Verdict
 from reports.blocks import Block, Cell, Figure, Section, Table, Text, raw_table
-from reports.context import HOW_RESTORED, PAIRED_PSNR, Report, cell_words, finite_score
+from reports.context import (
+    HOW_RESTORED,
+    PAIRED_PSNR,
+    Report,
+    cell_words,
+    epochs_of,
+    finite_score,
+)
 from reports.effects import VERDICT_COLUMNS, mean_cell, mean_of, middle, missing, verdict_cells
 from reports.figures import restoration as plots
 from reports.figures import svg
@@ -102,7 +109,7 @@ class Way:
             return f"{self.start} alone"
         settings = self.first.settings
         t0 = "" if settings["t0"] is None else f"t0 {settings['t0']}, "
-        return f"{self.start}, {t0}{settings['sampler']}, {self.steps:g} steps"
+        return f"{self.start}, {t0}{settings['sampler']}, {plural(int(self.steps), 'step')}"
 
 
 def ways(report: Report) -> list[Way]:
@@ -371,7 +378,7 @@ def _figure(found: Sequence[Way], degraded: float | None) -> Figure:
             "PSNR of restored images against seconds",
             lambda width: plots.restoration(points, degraded, width),
         ),
-        f"By nets of {cell_words(first)}, {first.number('epochs'):g} epochs; mean PSNR of "
+        f"By nets of {cell_words(first)}, {epochs_of([first])}; mean PSNR of "
         f"{first.number('num_samples'):g} held-out images to their originals, over "
         f"{plural(several, 'training seed')}, against the seconds an image that making the start "
         "and the reverse process took; training the net is not in it. "
