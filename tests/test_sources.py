@@ -318,15 +318,18 @@ def test_of_a_whole_zoo_the_good_are_used_and_the_others_listed(tmp_path: Path) 
     source = image_folder(tmp_path)
     used = {str(Path(str(f)).relative_to(tmp_path)) for f in source.train.files}
     used |= {str(Path(str(f)).relative_to(tmp_path)) for f in source.held_out.files}
-    assert used == {*GOOD, "folder.png/inside.png", "linked.png"}
-    others = {copy.relative_to(tmp_path), "nowhere.png", "circle.png", "pipe.png"}
+    # One picture in three formats.
+    same = {"sixteen.png", "sixteen.tif"}
+    assert used == {*GOOD, "folder.png/inside.png", "linked.png"} - same
+    others = {copy.relative_to(tmp_path), "nowhere.png", "circle.png", "pipe.png", *same}
     assert {line.split("'")[1] for line in source.skipped} == {*BAD, *map(str, others)}
-    assert len(source.skipped) == len(BAD) + 4
+    assert len(source.skipped) == len(BAD) + 6
     assert all(line.isprintable() for line in source.skipped)
     for line in (
         "'zzz/copy of rgb.png': same content as 'rgb.png'",
         "'nowhere.png': No such file or directory",
         "'pipe.png': must be a regular file",
+        "'sixteen.tif': same content as 'motorola.tiff'",
     ):
         assert line in source.skipped
     # What was found usable is: no loader meets a surprise.
@@ -401,6 +404,20 @@ def test_copies_are_used_once_whatever_they_are_called(tmp_path: Path) -> None:
     assert source.skipped == tuple(
         f"'copies/{i}.jpg': same content as '{i}.png'" for i in range(10)
     )
+
+
+def test_a_picture_in_another_format_is_a_copy(folder: Path) -> None:
+    """Or what is held out would have been trained on."""
+    known = image_folder(folder)
+    for i in range(5):
+        with Image.open(folder / f"{i}.png") as image:
+            image.save(folder / f"again {i}.bmp")
+            image.save(folder / f"lossy {i}.jpg")
+    source = image_folder(folder)
+    new = [line for line in source.skipped if line not in known.skipped]
+    assert len(new) == 5 and all("same content as" in line for line in new)
+    # JPEGs are others, if only by what they lost.
+    assert len(source.train) + len(source.held_out) == 16
 
 
 def test_too_few_usable_images_are_refused_with_the_first_reason(tmp_path: Path) -> None:
