@@ -33,7 +33,7 @@ from bench.records import (
     UnitSummary,
 )
 from bench.stats import Effect
-from dipddpm import arms
+from dipddpm import arms, metrics
 from reports.context import (
     EPS_LOSS,
     FIRST_RUN,
@@ -50,6 +50,7 @@ from reports.tables import (
     GROUP_OF,
     GROUPS,
     NEEDED_SETTINGS,
+    NOISE_AUTOCORRELATION,
     OUTCOME_SETTINGS,
     Ledger,
     Outcome,
@@ -632,6 +633,11 @@ def arms_run(path: Path, *given: Given) -> Path:
         made, found = generation(unit, unit, base, of, train, loss, "data")
         folder.unit(unit, rows + made, found, needs=("priors",) if dip else ())
     return folder.finish()
+
+
+def test_samples_look_like_noise_where_the_pipeline_says_so() -> None:
+    """The report never loads torch, so it has a number of its own."""
+    assert NOISE_AUTOCORRELATION == metrics.NOISE_AUTOCORRELATION
 
 
 def test_settings_are_compared_by_blocks_and_arms_by_processes(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from reports.pairs import Quantity
 from reports.sections.ledger import crossing_words
 from reports.sections.loaders import loader_finding
 from reports.sections.published import as_published_finding
-from reports.sections.restoration import dip_finding
+from reports.sections.restoration import dip_finding, ways
 from reports.words import judged, percent
 
 
@@ -36,7 +36,7 @@ def answer(report: Report) -> Section:
         *_dip_sentence(report, TOTAL_SECONDS),
         *crossing_words(report),
         *_dip_sentence(report, EPS_LOSS),
-        *dip_finding(report),
+        *dip_finding(ways(report)),
     ]
     finding = said[0] if said else missing(report, "pair of training runs with and without DIP")
     blocks: list[Block] = [Text(text) for text in said[1:]]

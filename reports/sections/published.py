@@ -173,7 +173,9 @@ def _score_words(report: Report, there: Sequence[Outcome | None]) -> list[Block]
     pairs = as_published(report, ALL_PAIRS_PSNR)
     if pairs:
         again = report.again(ALL_PAIRS_PSNR)
-        floor = "no case ran twice" if again is None else effect_words(again, "dB", of_seeds=True)
+        floor = (
+            "none of these ran twice" if again is None else effect_words(again, "dB", of_seeds=True)
+        )
         found.append(
             "All-pairs PSNR with the loaders as published, with DIP against without: "
             f"{_judged(report, ALL_PAIRS_PSNR, pairs)}; A-vs-A: {floor}."

@@ -39,6 +39,7 @@ SAMPLING = Quantity(
     ),
 )
 SCORED = "score_restoration"
+OF_IMAGES = ("per_image/paired_psnr", "per_image/paired_ssim")
 # A start that has the image that is sought. It is no method.
 ORACLE = "original"
 
@@ -123,21 +124,20 @@ def ways(report: Report) -> list[Way]:
         group = tuple(seeds[seed] for seed in sorted(seeds))
         known, taken = mean_of(group, PAIRED_PSNR), mean_of(group, SECONDS)
         if known is not None and taken is not None:
-            psnrs, ssims = (_of_images(report, group, name) for name in ("psnr", "ssim"))
+            scores = {one.record.seed: _of_images(report, one) for one in group}
+            psnrs, ssims = (
+                {seed: kept[name] for seed, kept in scores.items()} if all(scores.values()) else {}
+                for name in OF_IMAGES
+            )
             found.append(Way(group, psnrs, ssims, taken))
     return found
 
 
-def _of_images(report: Report, group: Group, name: str) -> dict[int, np.ndarray]:
-    """Seed -> a score of each image; empty unless all of the group have it."""
-    found = {}
-    for one in group:
-        key = next((c.key for c in one.bill if c.function == SCORED), None)
-        scores = report.artifacts.tensors(key) if key else {}
-        if f"per_image/paired_{name}" not in scores:
-            return {}
-        found[one.record.seed] = scores[f"per_image/paired_{name}"]
-    return found
+def _of_images(report: Report, outcome: Outcome) -> dict[str, np.ndarray]:
+    """The scores of each image by OF_IMAGES; empty if the run has not kept them."""
+    key = next((charge.key for charge in outcome.bill if charge.function == SCORED), None)
+    kept = report.artifacts.tensors(key) if key else {}
+    return kept if kept.keys() >= set(OF_IMAGES) else {}
 
 
 def _over_images(scores: dict[int, np.ndarray]) -> Effect | None:
@@ -155,7 +155,7 @@ def restoration(report: Report) -> Section:
         return Section("restoration", title, missing(report, "restoration", "restoration-cpu"))
     degraded = found[0].first.score("degraded_psnr")
     comparisons = compared(whole(found))
-    said = dip_finding(report) or [_best_words(found, degraded)]
+    said = dip_finding(found) or [_best_words(found, degraded)]
     blocks: list[Block] = [*map(Text, [*said[1:], *_left_out(report, found)])]
     blocks.append(_figure(found, degraded))
     if comparisons:
@@ -278,9 +278,9 @@ def _best(found: Iterable[Way], images: range) -> Way | None:
     return max(found, key=psnr, default=None)
 
 
-def dip_finding(report: Report) -> list[str]:
+def dip_finding(found: Sequence[Way]) -> list[str]:
     """Whether the DIP start beats the degraded start at equal seconds; none without both."""
-    found = whole(ways(report))
+    found = whole(found)
     comparisons = compared(found)
     of_degraded = [one for one in comparisons if one.rule == OF_DEGRADED]
     if not of_degraded:
