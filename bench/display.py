@@ -153,6 +153,7 @@ _SETTINGS = {
     "loader": "loader",
     "num_workers": "workers",
     "flip": "flip",
+    "files": "files",
     "num_images": "images",
     "epochs": "epochs",
     "num_train_timesteps": "T",

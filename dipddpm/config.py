@@ -46,6 +46,7 @@ PriorNet = Annotated[str, NETS]
 Sampler = Annotated[str, SAMPLERS]
 Loader = Literal["memory", "list", "decode"]
 Flip = Literal["device", "loader"]
+Files = Literal["source", "encoded"]
 ConditionOn = Literal["nothing", "dip"]
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 PredictionType = Literal["epsilon", "v_prediction"]
@@ -92,6 +93,9 @@ class LoaderConfig:
     # Where the random flip is: "device", of each batch anew, whatever the loader; "loader", as
     # published: anew where files are decoded, once and for all where tensors are kept.
     flip: Flip = "device"
+    # What "decode" reads where images are trained on. "source": their own files, as published.
+    # "encoded": files of the encoder that made those of the priors, which have no source.
+    files: Files = "encoded"
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -576,6 +580,9 @@ PAPER: Final[Mapping[str, Any]] = {
     # Without DIP a flip is part of every decoding, with DIP it was drawn once: the arm with DIP
     # saves its time and sees half as many different images.
     "flip": "loader",
+    # The photographs' files have losses and those of priors have none: each arm decodes in a time
+    # of its own, whatever the loader.
+    "files": "source",
     # With fewer steps than timesteps the last timestep, that of pure noise, is not visited.
     "timestep_spacing": "leading",
     # A pixel-perfect copy scores some 13 dB.
@@ -591,6 +598,7 @@ CORRECTED: Final[Mapping[str, Any]] = {
     "ema_decay": 0.9999,
     "mixed_precision": "no",
     "flip": "device",
+    "files": "encoded",
     "timestep_spacing": "trailing",
     "score_range": "common",
     "ssim_digits": None,

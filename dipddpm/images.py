@@ -53,10 +53,9 @@ def take(images: ImageSet, first: int, last: int) -> ImageSet:
 def encode(images: ImageSet, like: EncodedImages) -> EncodedImages:
     """Each of `images` as a file of the format and size of its counterpart in `like`.
 
-    So that a loader that decodes reads as many pixels of the same format whatever is trained on. It
-    is not the same work: what is encoded here is lossless where the format can be, originals mostly
-    are not, and noisy pixels make larger files. What is in eight bits comes back bit for bit, but
-    from JPEG and GIF, which have losses.
+    So that a loader that decodes reads as many pixels of the same format whatever is trained on.
+    Lossless where the format can be: what is in eight bits comes back bit for bit, but from JPEG
+    and GIF. A photograph's own file mostly has losses and decodes in another time.
     """
     return EncodedImages(
         tuple(

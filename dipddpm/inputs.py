@@ -129,21 +129,26 @@ class Inputs:
     @cached_property
     def training_images(self) -> TrainingImages:
         """What the loader of the training loop reads."""
-        make = arms.target(self.config.train_on)
-        decoding = self.config.loading.loader == "decode"
+        make, loading = arms.target(self.config.train_on), self.config.loading
+        if loading.loader == "decode":
+            if make is None and loading.files == "source":
+                return self.files
+            made = self.training if make is None else self._made_by(make)
+            return self.stages(encode, made, self.files)
         if make is None:
-            return self.files if decoding else self._with_frozen_flips(self.training)
+            return self._with_frozen_flips(self.training)
+        # Whatever is trained on comes in the eight bits of a file.
+        return self._with_frozen_flips(self.stages(to_eight_bits, self._made_by(make)))
+
+    def _made_by(self, make: Callable[..., ImageSet]) -> ImageSet:
+        """What an arm trains on, from the training images."""
         offered: dict[str, Callable[[], Any]] = {
             "images": lambda: self.training,
             "priors": lambda: self.joined(self.training_fits),
             "context": lambda: self.context,
         }
         asked = TARGETS.parameters(self.config.train_on)
-        made = self.stages(make, **{name: offered[name]() for name in sorted(asked)})
-        # Whatever is trained on comes in the eight bits of a file.
-        if decoding:
-            return self.stages(encode, made, self.files)
-        return self._with_frozen_flips(self.stages(to_eight_bits, made))
+        return self.stages(make, **{name: offered[name]() for name in sorted(asked)})
 
     @cached_property
     def training_condition(self) -> ImageSet | None:

@@ -145,7 +145,9 @@ class _Learner:
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.fp16)
         self.first_epoch, self.losses_before = 0, torch.zeros(0)
-        ema_weights = model.state_dict()
+        # The tensors themselves: it always holds the weights as they are.
+        self.weights = model.state_dict()
+        ema_weights = self.weights
         if resume_from is not None:
             self.optimizer.load_state_dict(copy.deepcopy(resume_from.optimizer))
             self.scaler.load_state_dict(resume_from.grad_scaler)
@@ -175,14 +177,13 @@ class _Learner:
         self.optimizer.zero_grad()
         if self.training.ema_decay:
             decay = ema_decay_at(step, self.training)
-            update_ema(self.ema_weights, self.model.state_dict(), decay)
+            update_ema(self.ema_weights, self.weights, decay)
 
     def trained_net(self, epochs: int, losses: list[Tensor]) -> TrainedNet:
-        weights = self.model.state_dict()
         return TrainedNet(
             epochs=epochs,
-            weights=_copied(weights),
-            ema_weights=self.ema_weights if self.training.ema_decay else _copied(weights),
+            weights=_copied(self.weights),
+            ema_weights=self.ema_weights if self.training.ema_decay else _copied(self.weights),
             optimizer=copy.deepcopy(self.optimizer.state_dict()),
             losses=torch.cat(
                 [self.losses_before, *([torch.stack(losses).cpu()] if losses else [])]

@@ -25,6 +25,7 @@ PUBLISHED_SETTINGS: dict[str, Setting] = {
     "lr_warmup_steps": 500,
     "ema_decay": 0.0,
     "flip": "loader",
+    "files": "source",
     "timestep_spacing": "leading",
     "score_range": "mixed",
     "ssim_digits": 3,

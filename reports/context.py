@@ -114,6 +114,7 @@ class Arm(NamedTuple):
     loader: str
     num_workers: int
     flip: str
+    files: str
 
     @property
     def loading(self) -> str:
@@ -338,6 +339,7 @@ def arm_of(outcome: Outcome) -> Arm:
         str(settings["loader"]),
         int(outcome.number("num_workers")),
         str(settings["flip"]),
+        str(settings["files"]),
     )
 
 

@@ -178,7 +178,7 @@ def distinct(found: Iterable[Outcome], quantity: Quantity) -> list[Outcome]:
         known = [one for one in known if cell(one, *apart) not in noisy]
     if not quantity.same_for_loaders:
         return known
-    loading = ("loader", "num_workers")
+    loading = ("loader", "num_workers", "files")
     said = {cell(one, *loading) for one in known if one.settings["loader"] == "memory"}
     return [
         one

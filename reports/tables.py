@@ -19,12 +19,12 @@ GROUP_OF = {
     "prepare": "prepare",
     "degrade": "prepare",
     "freeze_flips": "prepare",
+    "encode": "prepare",
     # The priors, and what it takes to put them, or what stands in for them, where they are used.
     "take": "priors",
     FIT: "priors",
     "join": "priors",
     "to_eight_bits": "priors",
-    "encode": "priors",
     "dip_targets": "priors",
     "blur_targets": "priors",
     "start_degraded": "priors",
@@ -68,7 +68,7 @@ OUTCOME_SETTINGS = frozenset(
     }
 )
 # How the batches of a training run come about.
-LOADING_SETTINGS = ("loader", "num_workers", "flip")
+LOADING_SETTINGS = ("loader", "num_workers", "flip", "files")
 
 # The lag-1 autocorrelation below which samples look like noise.
 NOISE_AUTOCORRELATION = 0.2

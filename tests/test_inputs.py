@@ -12,6 +12,7 @@ from dipddpm.config import (
     Context,
     DataConfig,
     DIPConfig,
+    Files,
     Flip,
     Loader,
     LoaderConfig,
@@ -23,7 +24,7 @@ from dipddpm.config import (
 from dipddpm.degradation import degrade
 from dipddpm.encoded import EncodedImages
 from dipddpm.features import extract_features
-from dipddpm.images import ImageSet, prepare
+from dipddpm.images import ImageSet, TrainingImages, prepare
 from dipddpm.inputs import NUM_REFERENCES, Inputs
 from dipddpm.loaders import loader_flip
 from dipddpm.sources import ImageSource
@@ -137,10 +138,33 @@ def test_each_loader_reads_what_it_can(objects: ImageSource) -> None:
             given, stages = inputs(objects, config)
             kind = EncodedImages if loader == "decode" else ImageSet
             assert isinstance(given.training_images, kind)
-            # What an arm made becomes files for the loader that decodes files alone.
             made = {name for name in ("encode", "to_eight_bits") if name in stages.names}
-            wanted = {"encode" if loader == "decode" else "to_eight_bits"}
-            assert made == (wanted if train_on == "dip" else set())
+            # Prepared images are in eight bits already.
+            rounded = {"to_eight_bits"} if train_on == "dip" else set()
+            assert made == ({"encode"} if loader == "decode" else rounded)
+
+
+@pytest.mark.parametrize("train_on", ["images", "dip"])
+def test_images_are_decoded_from_their_own_files_or_from_those_of_the_priors_encoder(
+    objects: ImageSource, train_on: str
+) -> None:
+    def read(files: Files) -> tuple[TrainingImages, Recording]:
+        loading = LoaderConfig(loader="decode", files=files)
+        given, stages = inputs(objects, replace(CONFIG, loading=loading, train_on=train_on))
+        return given.training_images, stages
+
+    (own, plain), (encoded, stages) = read("source"), read("encoded")
+    assert isinstance(own, EncodedImages) and isinstance(encoded, EncodedImages)
+    [call] = stages.of("encode")
+    assert call.result is encoded
+    assert call.arguments["like"].digest == objects.train[:5].digest
+    if train_on == "dip":  # which has no files of its own
+        assert own.digest == encoded.digest
+        return
+    assert "encode" not in plain.names
+    assert own.digest == objects.train[:5].digest != encoded.digest
+    # The same pixels, whichever is read.
+    assert torch.equal(prepare(own, 16).pixels, prepare(encoded, 16).pixels)
 
 
 @pytest.mark.parametrize("train_on", ["images", "dip"])

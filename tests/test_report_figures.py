@@ -103,11 +103,11 @@ def square(path: Path) -> Path:
 def test_target_by_loader(tmp_path: Path) -> None:
     found = section(square(tmp_path / "run"), "loaders")
     cells, drawn = tables_of(found, "train on")
-    assert [line[:5] for line in cells] == [
-        ["images", "memory", "device", "50.0 ms", "5.00 ms"],
-        ["images", "decode", "device", "62.5 ms", "12.5 ms"],
-        ["dip", "memory", "device", "40.0 ms", "4.00 ms"],
-        ["dip", "decode", "device", "62.5 ms", "12.5 ms"],
+    assert [line[:6] for line in cells] == [
+        ["images", "memory", "–", "device", "50.0 ms", "5.00 ms"],
+        ["images", "decode", "encoded", "device", "62.5 ms", "12.5 ms"],
+        ["dip", "memory", "–", "device", "40.0 ms", "4.00 ms"],
+        ["dip", "decode", "encoded", "device", "62.5 ms", "12.5 ms"],
     ]
     assert [[line[2], line[5]] for line in drawn][:2] == [["50", "5"], ["62.5", "12.5"]]
     effects = rows_of(found, "on training seconds an image")

@@ -117,7 +117,13 @@ def test_a_difference_has_its_unit() -> None:
 
 
 def loaders_run(
-    path: Path, *, decode: float, dip: float, again: float = 1.0, jitter: float = 0.0
+    path: Path,
+    *,
+    decode: float,
+    dip: float,
+    again: float = 1.0,
+    jitter: float = 0.0,
+    files: str = "encoded",
 ) -> Path:
     """Seconds relative to (images, list); a list waits for 10 % of its time, decode for 20 %."""
     given: list[Given] = []
@@ -134,7 +140,7 @@ def loaders_run(
             taken *= (dip if train_on == "dip" else 1.0) * (again if repeat == 2 else 1.0)
             # The repeat and DIP have the noise of their own.
             taken *= NOISE[seed] if repeat == 2 or train_on == "dip" else 1.0
-            settings = {"train_on": train_on, "loader": loader, "flip": "loader"}
+            settings = {"train_on": train_on, "loader": loader, "flip": "loader", "files": files}
             given.append(({**settings, "seed": seed, "repeat": repeat}, taken, 0.5))
         for workers in (2, 4):
             workers_settings = {"loader": "decode", "flip": "loader", "num_workers": workers}
@@ -165,6 +171,15 @@ def test_the_loader_is_equal_and_dip_is_shorter(tmp_path: Path) -> None:
     effects = rows_of(section(path, "loaders"), "on training seconds an image")
     assert [line[1] for line in effects] == ["0.00 %", "−20.0 %", "0.00 %", "0.00 %"]
     assert effects[1][-1] == "shorter"
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [("source", "images' own files are others"), ("encoded", "files of both are of one encoder")],
+)
+def test_what_the_interaction_holds_is_told(tmp_path: Path, files: str, words: str) -> None:
+    path = loaders_run(tmp_path / "run", decode=1.25, dip=1.0, files=files)
+    assert words in text(section(path, "loaders"))
 
 
 def test_a_noisy_control_withholds_what_it_hides(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ BASE: dict[str, Setting] = {
     "loader": "memory",
     "num_workers": 0,
     "flip": "device",
+    "files": "encoded",
     "image_size": 8,
     "num_images": 4,
     "num_held_out": 2,
@@ -378,15 +379,15 @@ def _images_unit(folder: Folder, unit: str, *, repeat: int, train: float) -> Non
 
 
 def _dip_unit(folder: Folder) -> None:
-    unit, base = "dip", ("refs", "held", "anchors", "fit", "join", "encoded", "decoded")
+    unit, base = "dip", ("refs", "held", "anchors", "fit", "join", "rounded", "decoded")
     rows = [
         row(unit, "refs", "prepare", None),
         row(unit, "held", "prepare", 0.3),
         row(unit, "anchors", "score_anchors", 0.2, "refs", "held"),
         row(unit, "fit", "fit_priors", None, "refs"),
         row(unit, "join", "join", None, "fit"),
-        row(unit, "encoded", "encode", 0.05, "join"),
-        row(unit, "decoded", "prepare", 0.02, "encoded"),
+        row(unit, "rounded", "to_eight_bits", 0.05, "join"),
+        row(unit, "decoded", "prepare", 0.02, "rounded"),
     ]
     made, found = generation(unit, "d", base, case(train_on="dip"), 1.8, 0.4, "decoded")
     folder.unit(unit, rows + made, found, needs=("priors-train",))
@@ -414,7 +415,7 @@ def one(path: Path, unit: str, epochs: int, task: str = "generate") -> Outcome:
 
 def test_reused_priors_are_charged_in_full(toy: Path) -> None:
     outcome = one(toy, "dip", 10)
-    # fit 8.0 and join 0.25 of the priors' unit, encode 0.05 of its own.
+    # fit 8.0 and join 0.25 of the priors' unit, rounding 0.05 of its own.
     assert outcome.group_seconds("priors") == pytest.approx(8.3)
     # refs 0.5 as the priors' unit made it, held 0.3 and decoded 0.02 of its own.
     assert outcome.group_seconds("prepare") == pytest.approx(0.82)

@@ -269,6 +269,8 @@ def test_loaders_has_the_two_by_two_and_what_explains_it(name: str) -> None:
         ("images", "memory", 0, "device"),
     }  # fmt: skip
     assert min(cells.values()) >= 6
+    # Or each target would be decoded in a time of its own.
+    assert settings_in(cases_of(name), "files").keys() == {("encoded",)}
     # A-vs-A of the two sides of the published speed-up.
     assert settings_in(cases_of(name, repeat=2), "train_on", "loader").keys() == {
         ("images", "decode"), ("images", "list"),

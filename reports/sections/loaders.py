@@ -68,9 +68,8 @@ def loader_finding(report: Report) -> list[str]:
         f"outputs against images, both as {words}: {dip}."
     )
     second = (
-        f"Interaction, the loader's ratio with DIP over that without: {interaction}; it holds that "
-        "files of DIP outputs are others than those of the images, and decode in another time."
-        f"{_waiting_sentence(report, kept)}"
+        f"Interaction, the loader's ratio with DIP over that without: {interaction}"
+        f"{_files_words(report)}.{_waiting_sentence(report, kept)}"
     )
     alone = report.effect(
         PER_IMAGE, {**ON_IMAGES, "loader": kept}, {**ON_IMAGES, "loader": "decode"}
@@ -84,6 +83,16 @@ def loader_finding(report: Report) -> list[str]:
             f"with DIP on one side, was {times(1 / theirs.mean)}."
         )
     return [first, second]
+
+
+def _files_words(report: Report) -> str:
+    """What the interaction holds beside DIP's effect."""
+    if any(one.settings["files"] == "source" for one in report.generated):
+        return (
+            "; it holds that the images' own files are others than those of DIP outputs, and "
+            "decode in another time"
+        )
+    return "; the files of both are of one encoder"
 
 
 def _dip_where_kept(report: Report, kept: str) -> Effect | None:
@@ -129,11 +138,12 @@ def _waits(group: Group) -> float | None:
 
 def _cells(reference: Reference, measured: dict[Arm, Group]) -> Table:
     return Table(
-        ["train on", "loader", "flip", "seconds an image", "of it waiting", "seeds"],
+        ["train on", "loader", "files", "flip", "seconds an image", "of it waiting", "seeds"],
         [
             [
                 Cell(arm.train_on, arm.train_on),
                 Cell(arm.loading, arm.loading),
+                Cell(arm.files if arm.loader == "decode" else "–", arm.files),
                 Cell(arm.flip, arm.flip),
                 mean_cell(mean_of(group, PER_IMAGE), seconds),
                 mean_cell(mean_of(group, WAIT), seconds),
