@@ -12,10 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
+from rich.console import Console
+
 from bench import display, records, runner, suite
 from bench.cases import functions_of
-from bench.engines import open_engine
-from bench.records import Plan, Run, UnitSpec, UserError
+from bench.engines import Engine, ForkserverEngine, SubprocessEngine
+from bench.records import Plan, Run, UserError
 from bench.units import plan_units
 from dipddpm.checks import MAX_WHOLE
 from dipddpm.config import VERSION
@@ -23,6 +25,10 @@ from dipddpm.lookup import look_in
 from dipddpm.sources import HUGGING_FACE, ImageSource, open_source
 
 RUNS = Path("runs")
+_LOCAL_ENGINES: dict[str, Callable[[], Engine]] = {
+    "forkserver": ForkserverEngine,
+    "subprocess": SubprocessEngine,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,30 +77,37 @@ def _parser() -> argparse.ArgumentParser:
     add("list", list_suites, "show the suites", "list")
 
     run = add("run", run_suite, "run a suite", "run quick --device cpu --out runs/first")
-    run.add_argument("suite", metavar="SUITE", help="a name from `list`, or a .toml file")
-    run.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto",
-                     help="auto: CUDA where there is one, else the CPU")  # fmt: skip
-    run.add_argument(
-        "--images",
-        metavar="IMAGES",
-        help="objects, photos, a folder, or hf:OWNER/NAME, instead of the suite's",
-    )
-    run.add_argument(
-        "--seed", type=_seed, metavar="N", help="instead of the base seed of the suite"
-    )
-    run.add_argument("--out", type=Path, metavar="RUN", help="the run's folder, new")
-    run.add_argument("--keep-checkpoints", action="store_true", help="keep the EMA weights")
+    _add_what(run)
     run.add_argument("--dry-run", action="store_true", help="show what would run, and run nothing")
     _add_how(run)
+    _add_reruns(run)
 
     resume = add("resume", resume_run, "run what a run has not done yet", "resume runs/first")
     resume.add_argument("run", metavar="RUN")
     resume.add_argument("--retry-failed", action="store_true", help="run failed units again")
+    _add_force(resume)
     _add_how(resume)
+    _add_reruns(resume)
+
+    units = add(
+        "units",
+        write_units,
+        "make a run's folder and print a command for each unit, for Slurm, xargs and the like",
+        "units paper --device cuda --out runs/paper",
+    )
+    _add_what(units)
+    units.set_defaults(engine="forkserver", address=None, storage=None)
+
+    unit = add("unit", run_unit, "run one unit of a run", "unit runs/paper UNIT")
+    unit.add_argument("run", metavar="RUN")
+    unit.add_argument("unit", metavar="UNIT")
+    _add_force(unit)
+    _add_how(unit)
 
     status = add("status", show_status, "show how far a run is", "status runs/first")
     status.add_argument("run", metavar="RUN")
     status.add_argument("--quiet", action="store_true", help="one line, no table")
+    status.add_argument("--watch", action="store_true", help="until the run is done or Ctrl-C")
 
     clean = add("clean", clean_run, "delete what a run can do without", "clean runs/first")
     clean.add_argument("run", metavar="RUN")
@@ -102,11 +115,42 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("suite", metavar="SUITE", help="a name from `list`, or a .toml file")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto",
+                        help="auto: CUDA where there is one, else the CPU")  # fmt: skip
+    parser.add_argument(
+        "--images",
+        metavar="IMAGES",
+        help="objects, photos, a folder, or hf:OWNER/NAME, instead of the suite's",
+    )
+    parser.add_argument(
+        "--seed", type=_seed, metavar="N", help="instead of the base seed of the suite"
+    )
+    parser.add_argument("--out", type=Path, metavar="RUN", help="the run's folder, new")
+    parser.add_argument("--keep-checkpoints", action="store_true", help="keep the EMA weights")
+
+
 def _add_how(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--engine", choices=["forkserver", "subprocess"], default="forkserver",
+    parser.add_argument("--engine", choices=[*_LOCAL_ENGINES, "ray"], default="forkserver",
                         help="how workers are started")  # fmt: skip
+    parser.add_argument("--address", help="of a Ray cluster; a new one here if not given")
+    parser.add_argument("--storage", metavar="URL",
+                        help="by which folders reach Ray's nodes; if not given they share RUN's "
+                        "file system")  # fmt: skip
     parser.add_argument("--timeout", type=_seconds, default=math.inf, metavar="SECONDS",
                         help="end a unit that runs for longer; no limit if not given")  # fmt: skip
+
+
+def _add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="on other sources, packages "
+                        "or device than the run began with; its records say so")  # fmt: skip
+
+
+def _add_reruns(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reruns", type=_percent, default=100 * runner.RERUN_SHARE,
+                        metavar="PERCENT", help="of the run's time, for measuring again the units "
+                        "during which the machine was busy (default: %(default)g)")  # fmt: skip
 
 
 def _seed(text: str) -> int:
@@ -124,6 +168,13 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _percent(text: str) -> float:
+    percent = float(text)
+    if not 0 <= percent <= 100:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 100, got {text!r}")
+    return percent
+
+
 def list_suites(options: argparse.Namespace) -> int:
     """`bench list`: each bundled suite, its size and what it costs."""
     screen = display.console()
@@ -138,18 +189,52 @@ def list_suites(options: argparse.Namespace) -> int:
 
 def run_suite(options: argparse.Namespace) -> int:
     """`bench run`: makes the run folder and works through its units."""
+    if options.dry_run:
+        return _show(options)
+    return _work(_new_run(options, display.console()), options)
+
+
+def write_units(options: argparse.Namespace) -> int:
+    """`bench units`: makes the run folder and prints the commands that work through it."""
+    # Standard output is for the commands alone.
+    run = _new_run(options, display.console(stderr=True))
+    shared, train = (
+        [spec for spec in run.plan.units if spec.kind == kind] for kind in ("shared", "train")
+    )
+    for wave, specs in ((1, shared), (2, train)):
+        path = run.folder / f"wave{wave}.txt"
+        lines = [f"{_command('bench unit', run)} {shlex.quote(spec.unit)}\n" for spec in specs]
+        path.write_text("".join(lines), encoding="utf-8")
+        print("".join(lines), end="")
+        text = f"wave {wave}: {len(lines)} commands, also in {path}"
+        print(text if wave == 1 else f"{text}; begin when wave 1 is done", file=sys.stderr)
+    return 0
+
+
+def run_unit(options: argparse.Namespace) -> int:
+    """`bench unit`: one unit of a run, beside others that run elsewhere."""
+    run = Run.open(_run_folder(options.run))
+    forced = _forced(run, options)
+    with display.RunDisplay(run.plan, run.done(), display.console()) as shown:
+        runner.run_unit(
+            run, options.unit, _engine(options), shown,
+            timeout_seconds=options.timeout, forced=forced,
+        )  # fmt: skip
+    there = [record for record in run.records() if record.unit == options.unit]
+    done = run.summary(options.unit).status == "ok"
+    return 0 if done and all(record.status == "ok" for record in there) else 1
+
+
+def _new_run(options: argparse.Namespace, screen: Console) -> Run:
     found = suite.load(options.suite, seed=options.seed, images=options.images)
     seed = options.seed or 0
     units = plan_units(found, seed=seed, device="cpu", keep_checkpoints=options.keep_checkpoints)
-    where = "--images" if options.images else options.suite
-    if options.dry_run:
-        return _show(found, units, where)
-    source = _open(found.images, where)
+    source = _open(found.images, _where(options))
     suite.check_enough(found, source)
     now = datetime.now().astimezone()
     folder = options.out or RUNS / f"{found.name}-{now:%Y%m%d-%H%M%S}"
     runner.check_new(folder)
-    environment = _describe(options, options.device)
+    environment = _describe(options, options.device, screen)
     now_known = {"device": environment.device, "images_sha256": source.digest}
     plan = Plan(
         suite=found.name,
@@ -165,20 +250,27 @@ def run_suite(options: argparse.Namespace) -> int:
         functions=found.functions(),
         units=tuple(spec.model_copy(update=now_known) for spec in units),
     )
-    return _work(runner.create(folder, plan, environment, found.text), options)
+    return runner.create(folder, plan, environment, found.text)
 
 
-def _show(found: suite.Suite, units: list[UnitSpec], where: str) -> int:
+def _where(options: argparse.Namespace) -> str:
+    """What named the images."""
+    return "--images" if options.images else str(options.suite)
+
+
+def _show(options: argparse.Namespace) -> int:
     """What a run would do. What a network or a package could still mend is said at the end."""
     from bench import dryrun  # needs torch, and no device
 
+    found = suite.load(options.suite, seed=options.seed, images=options.images)
+    units = plan_units(found, seed=options.seed or 0, device="cpu")
     screen = display.console()
     screen.print(display.cases(found.cases, found.name))
     problem: Exception | None = None
     source = None
     try:
         screen.print(dryrun.table(units))
-        source = _open(found.images, where)
+        source = _open(found.images, _where(options))
     except ImportError as error:
         problem = error
     except UserError as error:
@@ -196,28 +288,41 @@ def _show(found: suite.Suite, units: list[UnitSpec], where: str) -> int:
 def resume_run(options: argparse.Namespace) -> int:
     """`bench resume`: what a run has not finished, on the same images, code and device."""
     run = Run.open(_run_folder(options.run))
-    _check_same(run, _describe(options, run.plan.device))
+    forced = _forced(run, options)
     if options.retry_failed:
         with runner.locked(run.folder):
             runner.forget_failures(run)
-    return _work(run, options)
+    return _work(run, options, forced)
 
 
-def _check_same(run: Run, now: records.Environment) -> None:
-    """Raises UserError if what the figures depend on is not what it was when the run began."""
-    then = run.environment
-    for what, before, after in (
-        ("sources of dipddpm and bench", then.source_sha256, now.source_sha256),
-        ("device", then.device_name, now.device_name),
-        ("packages", then.packages, now.packages),
-        ("threads", then.num_threads, now.num_threads),
+def _forced(run: Run, options: argparse.Namespace) -> tuple[str, ...]:
+    """What is not as it was when the run began and may be forced.
+
+    Raises UserError without --force, and for what would change the results themselves.
+    """
+    then, now = run.environment, _describe(options, run.plan.device, display.console())
+    differing = [
+        f"{what}: {after}, but the run began with {before}"
+        for what, before, after in (
+            ("sources of dipddpm and bench", then.source_sha256, now.source_sha256),
+            ("device", then.device_name, now.device_name),
+            ("packages", then.packages, now.packages),
+            ("threads", then.num_threads, now.num_threads),
+        )
+        if before != after
+    ]
+    if differing and not options.force:
+        raise UserError(f"{run.folder}: {differing[0]}; start a new run, or mark it with --force")
+    for what, then_known, now_known in (
         ("images", run.plan.images_sha256, _open(run.plan.images, str(run.folder)).digest),
         ("functions", run.plan.functions, _functions(run)),
     ):
-        if before != after:
+        if then_known != now_known:
             raise UserError(
-                f"{run.folder}: {what}: {after}, but the run began with {before}; start a new run"
+                f"{run.folder}: {what}: {now_known}, but the run began with {then_known}; start a "
+                "new run"
             )
+    return tuple(differing)
 
 
 def _functions(run: Run) -> dict[str, str]:
@@ -240,6 +345,8 @@ def show_status(options: argparse.Namespace) -> int:
     """`bench status`: 0 if every unit is done and every outcome ok, else 1."""
     run = Run.open(_run_folder(options.run))
     screen = display.console()
+    if options.watch:
+        display.watch(run, screen)
     if not options.quiet:
         screen.print(display.summary(run))
     screen.print(_state(run), markup=False)
@@ -257,7 +364,11 @@ def clean_run(options: argparse.Namespace) -> int:
             return 0
         unwanted = [
             *(run.folder / records.UNITS).glob(f"*{records.UNFINISHED}"),
-            *(run.folder / records.UNITS).glob("*.failed"),
+            *(
+                folder
+                for why in records.ASIDE
+                for folder in (run.folder / records.UNITS).glob(f"*{why}[0-9]*")
+            ),
             *(run.folder / records.UNITS).glob(f"*/{records.ARTIFACTS}/*.ema.safetensors"),
         ]
         for path in unwanted:
@@ -269,12 +380,24 @@ def clean_run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _describe(options: argparse.Namespace, device: str) -> records.Environment:
-    display.console().print("loading torch to look at the machine ...")
-    return open_engine(options.engine).describe(device)
+def _engine(options: argparse.Namespace) -> Engine:
+    """The engine that was asked for. Raises UserError for an option that is not of it."""
+    if options.engine == "ray":
+        from bench.ray_engine import RayEngine
+
+        return RayEngine(options.address, options.storage)
+    for option in ("address", "storage"):
+        if (value := getattr(options, option)) is not None:
+            raise UserError(f"--{option} is of --engine ray, got {value!r} with {options.engine}")
+    return _LOCAL_ENGINES[options.engine]()
 
 
-def _work(run: Run, options: argparse.Namespace) -> int:
+def _describe(options: argparse.Namespace, device: str, screen: Console) -> records.Environment:
+    screen.print("loading torch to look at the machine ...")
+    return _engine(options).describe(device)
+
+
+def _work(run: Run, options: argparse.Namespace, forced: tuple[str, ...] = ()) -> int:
     screen = display.console()
     environment = run.environment
     screen.print(
@@ -286,7 +409,12 @@ def _work(run: Run, options: argparse.Namespace) -> int:
     try:
         with display.RunDisplay(run.plan, run.done(), screen) as shown:
             runner.run_units(
-                run, open_engine(options.engine), shown, timeout_seconds=options.timeout
+                run,
+                _engine(options),
+                shown,
+                timeout_seconds=options.timeout,
+                rerun_share=options.reruns / 100,
+                forced=forced,
             )
     except KeyboardInterrupt:
         screen.print(f"stopped; go on with: {_command('bench resume', run)}", markup=False)

@@ -19,17 +19,30 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
-from bench.records import Case, Costs, Plan, Record, Run, StageRow, UnitSpec, UnitSummary
+from bench.records import (
+    Case,
+    Costs,
+    Plan,
+    Record,
+    Run,
+    StageRow,
+    UnitSpec,
+    UnitSummary,
+    read_progress,
+)
 
 WIDTH_IN_A_PIPE = 160
+_WATCH_SECONDS = 1.0
 
 One = TypeVar("One", Case, Record)
 
 
-def console() -> Console:
+def console(*, stderr: bool = False) -> Console:
     """For the terminal, or as wide as the tables where there is none."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=WIDTH_IN_A_PIPE)
+    found = Console(highlight=False, stderr=stderr)
+    if found.is_terminal:
+        return found
+    return Console(highlight=False, stderr=stderr, width=WIDTH_IN_A_PIPE)
 
 
 class RunDisplay:
@@ -80,6 +93,22 @@ class RunDisplay:
         self._unit_tasks[spec.unit] = self._progress.add_task(
             f"{slot}: {spec.unit}", total=spec.num_steps, unit_of="steps", left=""
         )
+        self._refresh()
+
+    def stopping(self) -> None:
+        """No unit is begun any more."""
+        text = "stopping when the units under way are done; again to stop now"
+        self._console.print(text, style="yellow")
+
+    def again(self, spec: UnitSpec, why: str) -> None:
+        """The unit that was started, or was done, is run once more."""
+        if spec.unit in self._started:
+            del self._started[spec.unit]
+            self._progress.remove_task(self._unit_tasks.pop(spec.unit))
+        if spec.unit not in self._steps_left:
+            self._steps_left[spec.unit] = spec.num_steps
+            self._num_done -= 1
+        self._console.print(f"  again: {spec.unit}: {why}", style="yellow", markup=False)
         self._refresh()
 
     def progressed(self, steps: dict[str, int]) -> None:
@@ -135,6 +164,27 @@ class RunDisplay:
     def _refresh(self) -> None:
         if self._console.is_terminal:
             self._progress.refresh()
+
+
+def watch(run: Run, console: Console) -> None:
+    """Shows what another process does on a run, until every unit of it is done."""
+    with RunDisplay(run.plan, run.done(), console) as shown:
+        under_way: dict[str, UnitSpec] = {}
+        while True:
+            for spec in list(under_way.values()):
+                if run.is_done(spec):
+                    del under_way[spec.unit]
+                    shown.finished(spec, run.summary(spec.unit), run.records_of(spec.unit))
+            waiting = [spec for spec in run.plan.units if not run.is_done(spec)]
+            for spec in waiting:
+                if spec.unit not in under_way and run.unfinished(spec.unit).exists():
+                    under_way[spec.unit] = spec
+                    shown.started(spec, "at work")
+            if not waiting:
+                return
+            steps = {unit: read_progress(run.unfinished(unit)) for unit in under_way}
+            shown.progressed(steps)
+            time.sleep(_WATCH_SECONDS)
 
 
 def duration(seconds: float) -> str:

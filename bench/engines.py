@@ -15,17 +15,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from bench import records
-from bench.lifeline import end_with
+from bench.lifeline import end_with, ignore_interrupts
 from bench.records import Environment, UserError
 
-EngineName = Literal["forkserver", "subprocess"]
-_CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[1]
 
 
 class Process(Protocol):
@@ -53,10 +53,17 @@ class Engine(Protocol):
         Raises UserError if there is no such device.
         """
 
+    def slots(self, machine: Environment) -> dict[str, dict[str, str]]:
+        """Where one worker at a time may work: a name for each, and its environment variables."""
 
-def open_engine(name: EngineName) -> Engine:
-    """The engine of that name."""
-    return ForkserverEngine() if name == "forkserver" else SubprocessEngine()
+
+def local_slots(machine: Environment) -> dict[str, dict[str, str]]:
+    """One for each GPU that this process may use, by the names it has for them; one for the CPU."""
+    if machine.device != "cuda":
+        return {"CPU": {}}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(i) for i in range(machine.device_count)]
+    return {f"GPU {name}": {"CUDA_VISIBLE_DEVICES": name} for name in names[: machine.device_count]}
 
 
 class ForkserverEngine:
@@ -66,6 +73,10 @@ class ForkserverEngine:
         self._context = multiprocessing.get_context("forkserver")
         # Loading torch touches no device and starts no thread: both are the worker's own.
         self._context.set_forkserver_preload(["bench.worker", "bench.environment"])
+        # It inherits what is ignored here: a scheduler's SIGTERM to the group is not for it.
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        forkserver.ensure_running()
+        signal.signal(signal.SIGTERM, before)
 
     def start(self, unfinished: Path, environment: Mapping[str, str]) -> Process:
         worker = self._context.Process(
@@ -81,7 +92,10 @@ class ForkserverEngine:
         there.close()
         answer = here.recv()
         worker.join()
-        return _environment(answer)
+        return environment_of(answer)
+
+    def slots(self, machine: Environment) -> dict[str, dict[str, str]]:
+        return local_slots(machine)
 
 
 class SubprocessEngine:
@@ -93,8 +107,8 @@ class SubprocessEngine:
         started = {"DIPDDPM_STARTED": repr(time.monotonic()), "DIPDDPM_PARENT": str(reading)}
         with (unfinished / records.LOG).open("ab") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "bench.worker", str(unfinished.resolve())],
-                cwd=_CHECKOUT,
+                [sys.executable, "-m", "bench.spawned", str(unfinished.resolve())],
+                cwd=CHECKOUT,
                 # Functions of the user's are found in the same order as here.
                 env={
                     **os.environ,
@@ -112,13 +126,17 @@ class SubprocessEngine:
 
     def describe(self, device: str) -> Environment:
         command = [sys.executable, "-m", "bench.environment", device]
-        done = subprocess.run(command, cwd=_CHECKOUT, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"python -m bench.environment failed:\n{done.stderr}")
-        return _environment(json.loads(done.stdout))
+        return environment_of(json.loads(done.stdout))
+
+    def slots(self, machine: Environment) -> dict[str, dict[str, str]]:
+        return local_slots(machine)
 
 
-def _environment(answer: Mapping[str, Any]) -> Environment:
+def environment_of(answer: Mapping[str, Any]) -> Environment:
+    """What bench.environment answered. Raises UserError if it refused."""
     if "refused" in answer:
         raise UserError(answer["refused"])
     return Environment.model_validate(answer)
@@ -166,8 +184,7 @@ def _work(unfinished: Path, environment: dict[str, str], started: float) -> None
     parent = multiprocessing.parent_process()
     assert parent is not None
     end_with(parent.sentinel)
-    # Ctrl-C reaches the whole terminal; the runner decides what becomes of its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_interrupts()
     os.environ.update(environment)
     with (unfinished / records.LOG).open("ab") as log:
         os.dup2(log.fileno(), 1)

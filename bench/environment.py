@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import dipddpm
+from bench.machine import GPU, memory_limit
 from bench.records import Environment
 
 _PACKAGES = ("torch", "diffusers", "numpy", "pillow", "safetensors")
@@ -36,7 +37,7 @@ def collect(device: str) -> Environment:
     cuda = device == "cuda"
     return Environment(
         device=device,
-        device_name=torch.cuda.get_device_name() if cuda else _cpu_name(),
+        device_name=device_name(device),
         device_count=torch.cuda.device_count() if cuda else 1,
         driver=_nvidia_driver() if cuda else None,
         cpu=_cpu_name(),
@@ -59,7 +60,14 @@ def collect(device: str) -> Environment:
         dirty=dirty,
         source_sha256=source_sha256(package, Path(__file__).parent),
         source_file=_portable(Path(dipddpm.__file__)),
+        memory_limit_bytes=memory_limit(),
+        mig=_mig() if cuda else None,
     )
+
+
+def device_name(device: str) -> str:
+    """The GPU's, or the processor's, for "cuda" or "cpu"."""
+    return torch.cuda.get_device_name() if device == "cuda" else _cpu_name()
 
 
 def source_sha256(*packages: Path) -> str:
@@ -96,6 +104,12 @@ def _cpu_name() -> str:
     except OSError:
         pass  # not Linux
     return platform.processor() or platform.machine()
+
+
+def _mig() -> bool | None:
+    """Whether the first GPU is cut into several."""
+    gpu = GPU.open(str(torch.cuda.get_device_properties(0).uuid))
+    return None if gpu is None else gpu.mig()
 
 
 def _nvidia_driver() -> str | None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from bench.artifacts import Artifacts
+from bench.machine import Machine
 from bench.meters import Clock, Device, Memory, SharedCounter, Spans, Steps
 from bench.records import StageRow
 from bench.warmup import warm_up
@@ -156,7 +157,8 @@ class MeasuringLedger(_Ledger):
     def __init__(
         self,
         unit: str,
-        device: str,
+        device: Device,
+        machine: Machine,
         artifacts: Artifacts,
         spans: Spans,
         *,
@@ -167,13 +169,13 @@ class MeasuringLedger(_Ledger):
         super().__init__()
         self._refused = refused
         self._unit = unit
-        self._device = Device(device)
+        self.device, self._machine = device, machine
         self._artifacts = artifacts
         self._spans = spans
         self._warm = warm
         # Whether a stage has raised an exception.
         self.failed = False
-        self.steps = Steps(self._device, counter)
+        self.steps = Steps(self.device, counter)
         self._told = 0
 
     def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -200,9 +202,10 @@ class MeasuringLedger(_Ledger):
             )
         with self._spans("warm_up"):
             self._warm(function, args, kwargs)
-        memory, steps, clock = Memory(self._device), self.steps, Clock(self._device)
+        memory, steps, clock = Memory(self.device), self.steps, Clock(self.device)
+        energy = self._machine.energy()
         try:
-            with self._spans("instruments"), memory, steps, clock, self._spans("stages"):
+            with self._spans("instruments"), memory, steps, energy, clock, self._spans("stages"):
                 result = function(*args, **kwargs)
         except Exception as error:
             self.failed = True
@@ -218,7 +221,11 @@ class MeasuringLedger(_Ledger):
             "host_peak_bytes": memory.host_peak_bytes,
             "device_peak_allocated_bytes": memory.device_peak_allocated_bytes,
             "device_peak_reserved_bytes": memory.device_peak_reserved_bytes,
+            "cpu_joules": energy.cpu_joules,
+            "gpu_joules": energy.gpu_joules,
         }
+        with self._spans("instruments"):
+            measured["device_process_bytes"] = self._machine.gpu_process_bytes()
         with self._spans("keep"):
             measured["artifact_sha256"] = self._artifacts.keep(row.key, result)
         return result, row.model_copy(update=measured)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from multiprocessing import connection
 
@@ -15,3 +16,9 @@ def end_with(sentinel: int) -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def ignore_interrupts() -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach whole groups: the runner decides for its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -27,6 +27,13 @@ class Device:
             # Now, so that the first stage does not pay for it.
             torch.cuda.init()
 
+    @property
+    def uuid(self) -> str | None:
+        """Of the GPU; None for a CPU."""
+        if not self.is_cuda:
+            return None
+        return str(torch.cuda.get_device_properties(self.torch_device).uuid)
+
     def synchronize(self) -> None:
         if self.is_cuda:
             torch.cuda.synchronize(self.torch_device)

@@ -17,20 +17,24 @@ A unit is worked on in UNIT.part and renamed when it is whole, so it is there wh
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from bench.versions import upgraded
 
 # 1: the first.
 # 2: units of kind "shared" in place of "priors"; functions of the user's; skipped images; settings
 #    `protocol`, `condition_on` and those of the nets, loaders, schedules and scores.
-SCHEMA_VERSION: Final = 2
+# 3: probes, the state of the machine and its energy; setting `files`.
+SCHEMA_VERSION: Final = 3
 
 Status = Literal["ok", "oom", "nan", "error", "killed", "timeout"]
 Setting = str | int | float | bool | None | tuple[int, ...]
@@ -39,6 +43,11 @@ PLAN, ENVIRONMENT, SUITE = "plan.json", "environment.json", "suite.toml"
 SPEC, RECORDS, STAGES, SUMMARY = "spec.json", "records.jsonl", "stages.jsonl", "unit.json"
 UNITS, ARTIFACTS, LOG, PROGRESS = "units", "artifacts", "log.txt", "progress"
 UNFINISHED = ".part"
+# What a full disk or a quota raises, and the exit status of a worker that met it.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = 75
+# Attempts that are kept aside and count for nothing: UNIT.busy1, UNIT.killed1, UNIT.killed2, ...
+BUSY, KILLED, FAILED, DAMAGED = ASIDE = (".busy", ".killed", ".failed", ".damaged")
 PROGRESS_FORMAT = struct.Struct("<Q")
 
 
@@ -51,7 +60,12 @@ class Row(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_any_version(cls, content: Any) -> Any:
+        return upgraded(cls.__name__, content, SCHEMA_VERSION)
 
 
 class Case(Row):
@@ -80,6 +94,8 @@ class UnitSpec(Row):
     # Iterations of its loops, for the display of progress.
     num_steps: int
     keep_checkpoints: bool = False
+    # What is not as it was when the run began, and was to be run all the same.
+    forced: tuple[str, ...] = ()
 
 
 class Plan(Row):
@@ -122,6 +138,10 @@ class Environment(Row):
     dirty: bool | None
     source_sha256: str
     source_file: str
+    # What the control group of the process may use; None: all that there is.
+    memory_limit_bytes: int | None = None
+    # Whether the GPU is cut into several.
+    mig: bool | None = None
 
 
 class StageRow(Row):
@@ -143,6 +163,10 @@ class StageRow(Row):
     host_peak_bytes: int | None = None
     device_peak_allocated_bytes: int | None = None
     device_peak_reserved_bytes: int | None = None
+    # As the driver counts it at the end: torch's context and libraries, which it reserves beside.
+    device_process_bytes: int | None = None
+    cpu_joules: float | None = None
+    gpu_joules: float | None = None
     artifact_sha256: str | None = None
 
 
@@ -164,6 +188,43 @@ class Record(Row):
     warnings: tuple[str, ...] = ()
 
 
+class Probe(Row):
+    """A fixed work, done beside what is measured: how fast the machine is at this moment."""
+
+    matmul_seconds: float
+    copy_seconds: float
+
+
+class GPUState(Row):
+    """A GPU at one moment. None: not told."""
+
+    sm_mhz: float | None
+    memory_mhz: float | None
+    temperature_celsius: float | None
+    power_watts: float | None
+    power_limit_watts: float | None
+    # Why it runs below the clock that was asked for; empty: it does not.
+    throttle_reasons: tuple[str, ...] | None
+    other_processes: int | None
+
+
+class MachineState(Row):
+    """The machine at one moment. None: not told."""
+
+    # Of a clock that is never set, to be compared on one machine only.
+    monotonic_seconds: float
+    load_average: float
+    # Of all CPUs since the machine started; of this process and its children; taken by other
+    # guests of the machine's host.
+    busy_seconds: float
+    own_seconds: float
+    steal_seconds: float | None
+    cpu_mhz: float | None
+    cpu_governor: str | None
+    cpu_temperature_celsius: float | None
+    gpu: GPUState | None
+
+
 class UnitSummary(Row):
     """How a unit ended, and where its process's time went: its stages, and all else by name."""
 
@@ -174,7 +235,9 @@ class UnitSummary(Row):
     process_seconds: float | None = None
     overhead_seconds: dict[str, float] = {}
     started: str | None = None
-    load_average: float | None = None
+    # Before and after the unit's stages.
+    probes: tuple[Probe, ...] = ()
+    machine: tuple[MachineState, ...] = ()
 
 
 Stored = TypeVar("Stored", bound=Row)
@@ -271,9 +334,28 @@ def _drop_torn_end(path: Path) -> None:
         path.write_bytes(content[: content.rfind(b"\n") + 1])
 
 
-def finish_unit(unfinished: Path) -> None:
-    """UNIT.part -> UNIT, on the disk when this returns."""
-    unfinished.rename(unfinished.with_suffix(""))
+def set_aside(folder: Path, why: str) -> None:
+    """UNIT or UNIT.part -> UNIT.busy1, or the next number that is free, with the word in `why`."""
+    unit = folder.with_suffix("") if folder.suffix == UNFINISHED else folder
+    number = 1
+    while (aside := unit.with_name(f"{unit.name}{why}{number}")).exists():
+        number += 1
+    folder.rename(aside)
+
+
+def finish_unit(unfinished: Path, *, failed: bool = False) -> None:
+    """UNIT.part -> UNIT, on the disk when this returns.
+
+    Where there is a UNIT it was measured again: the earlier attempt is set aside, or this one if it
+    failed.
+    """
+    folder = unfinished.with_suffix("")
+    if folder.exists() and failed:
+        set_aside(unfinished, FAILED)
+    else:
+        if folder.exists():
+            set_aside(folder, BUSY)
+        unfinished.rename(folder)
     directory = os.open(unfinished.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -305,6 +387,10 @@ class Run:
     def unit_folder(self, unit: str) -> Path:
         return self.folder / UNITS / unit
 
+    def unfinished(self, unit: str) -> Path:
+        """Where a unit is worked on."""
+        return self.unit_folder(unit + UNFINISHED)
+
     def is_done(self, spec: UnitSpec) -> bool:
         return self.unit_folder(spec.unit).is_dir()
 
@@ -314,6 +400,10 @@ class Run:
 
     def records(self) -> list[Record]:
         return self._lines(RECORDS, Record)
+
+    def records_of(self, unit: str) -> list[Record]:
+        path = self.unit_folder(unit) / RECORDS
+        return read_lines(path, Record) if path.exists() else []
 
     def stage_rows(self) -> list[StageRow]:
         return self._lines(STAGES, StageRow)
@@ -333,6 +423,13 @@ class Run:
             if spec.kind == "train"
             for case in spec.cases
             if (case.case_id, case.repeat) not in there
+        ]
+
+    def busy_attempts(self) -> list[UnitSummary]:
+        """Of the attempts at units that were measured again, as the machine was busy."""
+        return [
+            read(folder / SUMMARY, UnitSummary)
+            for folder in sorted((self.folder / UNITS).glob(f"*{BUSY}[0-9]*"))
         ]
 
     def _lines(self, name: str, kind: type[Stored]) -> list[Stored]:

@@ -11,19 +11,26 @@ import shutil
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from bench import records
+from bench import noise, records
 from bench.engines import Engine, Process
+from bench.integrity import damage
 from bench.records import Plan, Record, Run, Status, UnitSpec, UnitSummary, UserError
 
 _LOCK = "lock"
 # How often a finished worker is looked for, and how often the display is told.
 _POLL_SECONDS = 0.05
 _REDRAW_SECONDS = 1.0
+# A unit is run again when a signal ended it, so often; a Python error would come again.
+_MAX_RETRIES = 2
+# A unit is measured again when the machine was busy, so often.
+_MAX_RERUNS = 2
+RERUN_SHARE = 0.1
 
 
 class Display(Protocol):
@@ -32,6 +39,8 @@ class Display(Protocol):
     def started(self, spec: UnitSpec, slot: str) -> None: ...
     def progressed(self, steps: dict[str, int]) -> None: ...
     def finished(self, spec: UnitSpec, summary: UnitSummary, outcomes: list[Record]) -> None: ...
+    def again(self, spec: UnitSpec, why: str) -> None: ...
+    def stopping(self) -> None: ...
 
 
 def check_new(folder: Path) -> None:
@@ -84,72 +93,250 @@ class _Slot:
     started: float = 0.0
 
 
-def _slots(device: str, count: int) -> list[_Slot]:
-    """One for each GPU that this process may use, by the names it has for them; one for the CPU."""
-    if device != "cuda":
-        return [_Slot("CPU", {})]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(i) for i in range(count)]
-    return [_Slot(f"GPU {name}", {"CUDA_VISIBLE_DEVICES": name}) for name in names[:count]]
-
-
 def run_units(
-    run: Run, engine: Engine, display: Display, *, timeout_seconds: float = math.inf
+    run: Run,
+    engine: Engine,
+    display: Display,
+    *,
+    timeout_seconds: float = math.inf,
+    rerun_share: float = RERUN_SHARE,
+    forced: tuple[str, ...] = (),
 ) -> None:
     """Runs every unit that is not done, each for timeout_seconds at most; returns when all are.
 
-    Parallel only on different GPUs. Raises UserError if another process works on this run, and
-    KeyboardInterrupt as it comes, with no worker left behind.
+    What was done and is damaged is set aside and run again; so are, in the end and for rerun_share
+    of the run's time at most, the units during which the machine was busy. Parallel only on
+    different GPUs.
+
+    forced: what the records are to say of this machine or these sources
+    Raises UserError if another process works on this run or its disk is full, and
+    KeyboardInterrupt if it was interrupted, with no worker left behind.
     """
-    plan = run.plan
-    slots = _slots(plan.device, run.environment.device_count)
-    with locked(run.folder), _workers_ended(slots):
-        waiting = [spec for spec in plan.units if not run.is_done(spec)]
+    slots = [_Slot(name, given) for name, given in engine.slots(run.environment).items()]
+    with _disk(run), locked(run.folder), _workers_ended(slots), _Stop(display) as stop:
+        for spec in run.done():
+            _set_aside_damaged(run, spec, display)
+        waiting = [spec for spec in run.plan.units if not run.is_done(spec)]
+        while waiting:
+            _Work(run, engine, display, slots, timeout_seconds, forced, stop, waiting).do()
+            waiting = _busy(run, display, rerun_share)
+
+
+def run_unit(
+    run: Run,
+    unit: str,
+    engine: Engine,
+    display: Display,
+    *,
+    timeout_seconds: float = math.inf,
+    forced: tuple[str, ...] = (),
+) -> None:
+    """Runs one unit, beside other processes that run others of the same folder.
+
+    Raises UserError if there is no such unit, if one that it needs is not done, or if another
+    process works on it or on the whole run.
+    """
+    spec = next((spec for spec in run.plan.units if spec.unit == unit), None)
+    if spec is None:
+        raise UserError(f"unit must be one of the run {str(run.folder)!r}, got {unit!r}")
+    for need in run.plan.units:
+        if need.unit in spec.needs:
+            problem = damage(run, need) if run.is_done(need) else "it is not done"
+            if problem is not None:
+                raise UserError(f"unit {unit!r} needs {need.unit!r}, and {problem}: run it before")
+    (name, given), *_ = engine.slots(run.environment).items()
+    slots = [_Slot(name, given)]
+    alone = run.unit_folder(f"{unit}.{_LOCK}")
+    with (
+        _disk(run),
+        locked(run.folder, shared=True),
+        _locked(alone, f"unit {unit!r}"),
+        _workers_ended(slots),
+        _Stop(display) as stop,
+    ):
+        if not run.is_done(spec):
+            _Work(run, engine, display, slots, timeout_seconds, forced, stop, [spec]).do()
+        alone.unlink()
+
+
+@dataclass
+class _Work:
+    """Units that wait, and the slots that take them."""
+
+    run: Run
+    engine: Engine
+    display: Display
+    slots: list[_Slot]
+    timeout_seconds: float
+    forced: tuple[str, ...]
+    stop: _Stop
+    waiting: list[UnitSpec]
+    retries: Counter[str] = field(default_factory=Counter)
+
+    def do(self) -> None:
+        """Returns when nothing waits and nothing runs.
+
+        Raises KeyboardInterrupt when it was asked to stop and nothing runs.
+        """
         drawn = 0.0
-        while waiting or any(slot.process for slot in slots):
-            for slot in slots:
+        while self.waiting or any(slot.spec for slot in self.slots):
+            for slot in self.slots:
                 if slot.spec and slot.process:
-                    if not _ended(run, slot.spec, slot.process, slot.started, timeout_seconds):
-                        continue
-                    display.finished(slot.spec, *_outcome(run, slot.spec))
-                    slot.process = slot.spec = None
-                if spec := _next(run, waiting):
-                    waiting.remove(spec)
-                    display.started(spec, slot.name)
-                    if failed := _failed_need(run, spec):
-                        _fail(run, spec, "error", f"needs {failed}, which failed")
-                        display.finished(spec, *_outcome(run, spec))
-                        continue
-                    slot.spec, slot.started = spec, time.monotonic()
-                    slot.process = engine.start(_prepare(run, spec), slot.environment)
+                    self._look_after(slot, slot.spec, slot.process)
+                if not slot.spec and not self.stop.asked:
+                    self._give_next(slot)
+            if self.stop.asked and not any(slot.spec for slot in self.slots):
+                raise KeyboardInterrupt
             if (now := time.monotonic()) - drawn >= _REDRAW_SECONDS:
                 drawn = now
-                display.progressed(_steps(run, slots))
+                self.display.progressed(_steps(self.run, self.slots))
             time.sleep(_POLL_SECONDS)
+
+    def _give_next(self, slot: _Slot) -> None:
+        spec = _next(self.run, self.waiting)
+        if spec is None:
+            return
+        damaged = [one for one in self.run.done() if one.unit in spec.needs
+                   and _set_aside_damaged(self.run, one, self.display)]  # fmt: skip
+        if damaged:
+            self.waiting[:0] = damaged
+            return
+        self.waiting.remove(spec)
+        self.display.started(spec, slot.name)
+        if failed := _failed_need(self.run, spec):
+            self._fail(spec, "error", f"needs {failed}, which failed")
+            return
+        unfinished = _prepare(self.run, spec.model_copy(update={"forced": self.forced}))
+        process = self.engine.start(unfinished, slot.environment)
+        slot.spec, slot.process, slot.started = spec, process, time.monotonic()
+
+    def _look_after(self, slot: _Slot, spec: UnitSpec, process: Process) -> None:
+        """Empties the slot of a process that has ended, or has had its time."""
+        code = process.exit_code()
+        if code is None:
+            if time.monotonic() - slot.started < self.timeout_seconds:
+                return
+            process.kill()
+        slot.spec = slot.process = None
+        if not self.run.unfinished(spec.unit).exists():  # it finished, however it ended after that
+            self.display.finished(spec, *_outcome(self.run, spec))
+            return
+        if code == records.DISK_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        status, text = _why(code, self.timeout_seconds)
+        if status == "killed" and self.stop.asked:
+            return  # it will be run again, as what has not begun
+        if status == "killed" and self.retries[spec.unit] < _MAX_RETRIES:
+            self.retries[spec.unit] += 1
+            records.set_aside(self.run.unfinished(spec.unit), records.KILLED)
+            self.display.again(spec, text)
+            self.waiting.insert(0, spec)
+        else:
+            self._fail(spec, status, text)
+
+    def _fail(self, spec: UnitSpec, status: Status, text: str) -> None:
+        _fail(self.run, spec, status, text)
+        self.display.finished(spec, *_outcome(self.run, spec))
+
+
+class _Stop:
+    """Whether Ctrl-C or SIGTERM asked, in its block, that nothing new is begun.
+
+    Asked again, KeyboardInterrupt is raised wherever the program is.
+    """
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self.asked = False
+
+    def __enter__(self) -> _Stop:
+        self._before = {number: signal.signal(number, self._ask)
+                        for number in (signal.SIGINT, signal.SIGTERM)}  # fmt: skip
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self._display.stopping()
+
+
+@contextlib.contextmanager
+def _disk(run: Run) -> Iterator[None]:
+    """What the disk refuses is told in one line; what is done stays."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in records.DISK_ERRORS:
+            raise
+        raise UserError(
+            f"{run.folder}: {error.strerror}; nothing that was done is lost, go on with "
+            f"`bench resume` when there is space"
+        ) from error
+
+
+def _set_aside_damaged(run: Run, spec: UnitSpec, display: Display) -> bool:
+    """Whether a unit that was done has to be run again."""
+    problem = damage(run, spec)
+    if problem is None:
+        return False
+    records.set_aside(run.unit_folder(spec.unit), records.DAMAGED)
+    display.again(spec, problem)
+    return True
+
+
+def _busy(run: Run, display: Display, share: float) -> list[UnitSpec]:
+    """The units to be measured again as the machine was busy, as many as may be, in order."""
+    seconds = {summary.unit: summary.process_seconds or 0.0 for summary in run.summaries()}
+    aside = run.busy_attempts()
+    attempts = Counter(summary.unit for summary in aside)
+    spent = sum(summary.process_seconds or 0.0 for summary in aside)
+    limit = share * sum(seconds.values())
+    reasons = noise.busy(run.summaries(), run.environment.cpu_count)
+    chosen = []
+    for spec in run.plan.units:
+        if spec.unit not in reasons or attempts[spec.unit] >= _MAX_RERUNS:
+            continue
+        if spent + seconds[spec.unit] <= limit:
+            spent += seconds[spec.unit]
+            chosen.append(spec)
+            display.again(spec, "; ".join(reasons[spec.unit]))
+    return chosen
 
 
 def forget_failures(run: Run) -> int:
     """Takes the failed units out of what is done, to be run again; returns their number.
 
-    Each is kept beside as UNIT.failed.
+    Each is kept beside as UNIT.failed1.
     """
     failed = {summary.unit for summary in run.summaries() if summary.status != "ok"}
     failed |= {record.unit for record in run.records() if record.status != "ok"}
     for unit in failed:
-        aside = run.unit_folder(f"{unit}.failed")
-        shutil.rmtree(aside, ignore_errors=True)
-        run.unit_folder(unit).rename(aside)
+        records.set_aside(run.unit_folder(unit), records.FAILED)
     return len(failed)
 
 
+def locked(folder: Path, *, shared: bool = False) -> contextlib.AbstractContextManager[None]:
+    """This process alone works on the run, or with others that each work on a unit of it."""
+    return _locked(folder / _LOCK, f"run {str(folder)!r}", shared=shared)
+
+
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """This process alone works on the run; the lock goes with the process."""
-    with (folder / _LOCK).open("a") as lock:
+def _locked(path: Path, what: str, *, shared: bool = False) -> Iterator[None]:
+    """The lock goes with the process, however it ends. Raises UserError if another has it."""
+    try:
+        lock = path.open("a")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"run {str(folder)!r} is being run by another process") from None
+            raise UserError(f"{what} is being run by another process") from None
         yield
 
 
@@ -169,13 +356,9 @@ def _next(run: Run, waiting: list[UnitSpec]) -> UnitSpec | None:
     return next((spec for spec in waiting if done.issuperset(spec.needs)), None)
 
 
-def _unfinished(run: Run, spec: UnitSpec) -> Path:
-    return run.unit_folder(spec.unit + records.UNFINISHED)
-
-
 def _prepare(run: Run, spec: UnitSpec) -> Path:
     """A new folder to work in; what a killed worker left is run again from the start."""
-    folder = _unfinished(run, spec)
+    folder = run.unfinished(spec.unit)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     records.write(folder / records.SPEC, spec)
@@ -184,27 +367,10 @@ def _prepare(run: Run, spec: UnitSpec) -> Path:
 
 def _steps(run: Run, slots: list[_Slot]) -> dict[str, int]:
     return {
-        slot.spec.unit: records.read_progress(_unfinished(run, slot.spec))
+        slot.spec.unit: records.read_progress(run.unfinished(slot.spec.unit))
         for slot in slots
         if slot.spec
     }
-
-
-def _ended(
-    run: Run, spec: UnitSpec, process: Process, started: float, timeout_seconds: float
-) -> bool:
-    """Whether a unit's process is gone.
-
-    One that ended without finishing its unit, or has had its time, makes a failure of it.
-    """
-    code = process.exit_code()
-    if code is None and time.monotonic() - started < timeout_seconds:
-        return False
-    if code is None:
-        process.kill()
-    if not run.is_done(spec):
-        _fail(run, spec, *_why(code, timeout_seconds))
-    return True
 
 
 def _why(code: int | None, timeout_seconds: float) -> tuple[Status, str]:
@@ -218,19 +384,18 @@ def _why(code: int | None, timeout_seconds: float) -> tuple[Status, str]:
 
 def _fail(run: Run, spec: UnitSpec, status: Status, text: str) -> None:
     """Finishes a unit from here, with a record of failure for each case that has no other."""
-    folder = _unfinished(run, spec)
+    folder = run.unfinished(spec.unit)
     if not folder.exists():
         _prepare(run, spec)
     records.record_failure(folder, spec, status, text)
     summary = UnitSummary(unit=spec.unit, status=status, error=text)
     records.write(folder / records.SUMMARY, summary)
     (folder / records.PROGRESS).unlink(missing_ok=True)
-    records.finish_unit(folder)
+    records.finish_unit(folder, failed=True)
 
 
 def _outcome(run: Run, spec: UnitSpec) -> tuple[UnitSummary, list[Record]]:
-    path = run.unit_folder(spec.unit) / records.RECORDS
-    return run.summary(spec.unit), records.read_lines(path, Record) if path.exists() else []
+    return run.summary(spec.unit), run.records_of(spec.unit)
 
 
 def _failed_need(run: Run, spec: UnitSpec) -> str | None:

@@ -1,14 +1,9 @@
-"""One unit in one fresh process: spec.json in, records, stages and artifacts out.
-
-python -m bench.worker RUN/units/UNIT.part
-"""
+"""One unit in one fresh process: spec.json in, records, stages and artifacts out."""
 
 from __future__ import annotations
 
 import gc
 import math
-import os
-import signal
 import sys
 import time
 import traceback
@@ -20,10 +15,12 @@ import torch
 from bench import records
 from bench.artifacts import Artifacts
 from bench.cases import functions_of, outcome_config, pipeline_config
+from bench.environment import device_name
 from bench.ledger import MeasuringLedger
-from bench.lifeline import end_with
-from bench.meters import SharedCounter, Spans
-from bench.records import Case, Record, Status, UnitSpec, UnitSummary
+from bench.machine import Machine
+from bench.meters import Device, SharedCounter, Spans
+from bench.probe import probe
+from bench.records import Case, MachineState, Probe, Record, Status, UnitSpec, UnitSummary
 from bench.warmup import wake
 from dipddpm.config import Context, OutcomeConfig
 from dipddpm.dip import fit_priors
@@ -36,22 +33,29 @@ from dipddpm.sources import ImageSource, open_source
 MAX_LEFT_OUT = 20
 
 
-def main(unfinished: Path, started: float) -> None:
+def main(unfinished: Path, started: float, *, import_seconds: float = 0.0) -> None:
     """Runs the unit of `unfinished`/spec.json and renames its folder when it is whole.
 
-    started: time.monotonic() at which the process was asked for. A failure is a result too: the
-    records of what it kept from being done say so.
+    started: time.monotonic() at which the process was asked for
+    import_seconds: the part since then that went into loading torch and this package
+
+    A failure is a result too: the records of what it kept from being done say so.
     """
-    process_start = time.monotonic() - started
+    process_start = time.monotonic() - started - import_seconds
     spans = Spans()
     # What the imports made is there for good: no later collection has to walk through it.
     gc.freeze()
     with spans("prepare_unit"):
         spec = records.read(unfinished / records.SPEC, UnitSpec)
         began = datetime.now(UTC).isoformat(timespec="seconds")
+    with spans("wake_device"):
+        device = Device("cuda:0" if spec.device == "cuda" else spec.device)
+        machine = Machine(device.uuid)
+    with spans("prepare_unit"):
         ledger = MeasuringLedger(
             spec.unit,
-            spec.device,
+            device,
+            machine,
             Artifacts(
                 unfinished / records.ARTIFACTS,
                 _needed_artifacts(unfinished.parent, spec),
@@ -63,12 +67,25 @@ def main(unfinished: Path, started: float) -> None:
             # A fit just before would speed up the training that follows it in the same process.
             refused=frozenset({fit_priors}) if spec.kind == "train" else frozenset(),
         )
+    probes: list[Probe] = []
+    states: list[MachineState] = []
+
+    def look() -> None:
+        with spans("probe"):
+            probes.append(probe(device))
+            states.append(machine.state())
+
     status: Status = "ok"
     text = None
     with spans("pipeline"):
         try:
+            with spans("wake_device"):
+                wake(device.torch_device)
+            look()
             run_unit(unfinished, spec, ledger, spans)
+            look()
         except Exception as error:  # whatever it is becomes a row, and the grid goes on
+            _stop_if_disk_is_full(error)
             status, text = _failure(error)
             records.record_failure(unfinished, spec, status, text)
     with spans("finish_unit"):
@@ -85,24 +102,31 @@ def main(unfinished: Path, started: float) -> None:
             status=status,
             error=text,
             process_seconds=time.monotonic() - started,
-            overhead_seconds={"process_start": process_start, **spans.seconds},
+            overhead_seconds={
+                "process_start": process_start,
+                "import": import_seconds,
+                **spans.seconds,
+            },
             started=began,
-            load_average=os.getloadavg()[0],
+            probes=tuple(probes),
+            machine=tuple(states),
         ),
     )
-    records.finish_unit(unfinished)
+    records.finish_unit(unfinished, failed=status != "ok")
 
 
 def run_unit(unfinished: Path, spec: UnitSpec, ledger: MeasuringLedger, spans: Spans) -> None:
     """Every case of the unit through the pipeline; a record of each outcome as it is there."""
-    device = "cuda:0" if spec.device == "cuda" else spec.device
+    _check_device(unfinished, spec)
     look_in(spec.functions)
     _check_functions(unfinished, spec)
     with spans("open_images"):
         source = _images(spec)
-    with spans("wake_device"):
-        wake(torch.device(device))
-    context = Context(seed=spec.cases[0].seed, device=device, watch=ledger.steps.watch)
+    context = Context(
+        seed=spec.cases[0].seed,
+        device=str(ledger.device.torch_device),
+        watch=ledger.steps.watch,
+    )
     if spec.kind == "shared":
         for case in spec.cases:
             make_shared(pipeline_config((case,)), source, context, stages=ledger)
@@ -113,14 +137,27 @@ def run_unit(unfinished: Path, spec: UnitSpec, ledger: MeasuringLedger, spans: S
         try:
             outcome = attempt.run()
         except Exception as error:  # the net is there for the outcomes that are still to come
+            _stop_if_disk_is_full(error)
             record = records.failure_of(case, spec.unit, *_failure(error))
         else:
-            warnings = (*guard_rails(pipeline_config((case,)), spec.device), *_left_out(source))
+            warnings = (
+                *spec.forced,
+                *guard_rails(pipeline_config((case,)), spec.device),
+                *_left_out(source),
+            )
             record = _record(case, outcome, spec, ledger, warnings)
         with spans("write_records"):
             # Its bill first: what is told of an outcome can be charged, however the process ends.
             records.append(unfinished / records.STAGES, ledger.new_rows())
             records.append(unfinished / records.RECORDS, [record])
+
+
+def _check_device(unfinished: Path, spec: UnitSpec) -> None:
+    """Raises ValueError if this machine's device is not the one that the run began on."""
+    known = records.read(unfinished.parent.parent / records.ENVIRONMENT, records.Environment)
+    here = device_name(spec.device)
+    if here != known.device_name and not spec.forced:
+        raise ValueError(f"the device here is {here}, but the run began on {known.device_name}")
 
 
 def _check_functions(unfinished: Path, spec: UnitSpec) -> None:
@@ -151,6 +188,13 @@ def _left_out(source: ImageSource) -> tuple[str, ...]:
     if len(lines) <= MAX_LEFT_OUT:
         return lines
     return (*lines[:MAX_LEFT_OUT], f"{len(lines) - MAX_LEFT_OUT} more images left out")
+
+
+def _stop_if_disk_is_full(error: Exception) -> None:
+    """It is no failure of a case: the unit is left unfinished, and the run stops."""
+    if isinstance(error, OSError) and error.errno in records.DISK_ERRORS:
+        traceback.print_exception(error)
+        sys.exit(records.DISK_FULL)
 
 
 def _failure(error: Exception) -> tuple[Status, str]:
@@ -198,10 +242,3 @@ def _needed_artifacts(units: Path, spec: UnitSpec) -> dict[str, tuple[Path, str]
             if row.artifact_sha256 is not None:
                 found[row.key] = (folder / records.ARTIFACTS, row.artifact_sha256)
     return found
-
-
-if __name__ == "__main__":
-    if "DIPDDPM_PARENT" in os.environ:
-        end_with(int(os.environ["DIPDDPM_PARENT"]))
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    main(Path(sys.argv[1]), float(os.environ.get("DIPDDPM_STARTED", time.monotonic())))

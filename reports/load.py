@@ -14,6 +14,7 @@ from safetensors.numpy import load as load_tensors
 
 from bench.records import (
     ARTIFACTS,
+    ASIDE,
     LOG,
     UNFINISHED,
     UNITS,
@@ -41,7 +42,8 @@ class Loaded:
 
     missing: the cases without a record
     missing_units: units of the plan that are not done, those without cases of their own included
-    attempts: units of which an unfinished or failed attempt was kept aside
+    attempts: attempts at units that were kept aside, by the names of their folders
+    busy: those of them that were made while the machine was busy
     """
 
     folder: Path
@@ -53,6 +55,7 @@ class Loaded:
     missing: tuple[Case, ...]
     missing_units: tuple[str, ...]
     attempts: tuple[str, ...]
+    busy: tuple[UnitSummary, ...]
 
     @property
     def resume(self) -> str:
@@ -84,12 +87,14 @@ def load_run(folder: Path) -> Loaded:
         missing=tuple(run.missing()),
         missing_units=tuple(spec.unit for spec in run.plan.units if not run.is_done(spec)),
         attempts=tuple(_attempts(folder / UNITS)),
+        busy=tuple(run.busy_attempts()),
     )
 
 
 def _attempts(units: Path) -> Iterable[str]:
-    suffixes = (UNFINISHED, ".failed", ".busy")
-    return sorted(path.name for path in units.iterdir() if path.suffix in suffixes)
+    suffixes = (UNFINISHED, *ASIDE)
+    names = (path.name for path in units.iterdir())
+    return sorted(name for name in names if Path(name).suffix.rstrip("0123456789") in suffixes)
 
 
 def plain_text(text: str) -> str:

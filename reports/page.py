@@ -22,6 +22,7 @@ from reports.sections.arms import arms
 from reports.sections.ledger import ledger
 from reports.sections.loaders import loaders
 from reports.sections.loss import loss
+from reports.sections.machine import machine
 from reports.sections.noise import noise
 from reports.sections.pictures import pictures
 from reports.sections.published import published
@@ -80,6 +81,7 @@ def _sections(report: Report, csv: str) -> list[Section]:
         restoration(report),
         scaling(report),
         noise(report),
+        machine(report),
         about_run.results(report, csv),
         # After all others: it tells which artifacts they could not read.
         about_run.troubles(report),

@@ -124,36 +124,33 @@ def test_killed_three_times_and_resumed_gives_the_undisturbed_run(
     assert list(run.glob("units/*.part")) == []
 
 
+def the_worker(background: Background, unit: str) -> int:
+    """Of the runner's company, the one that has the progress of such a unit mapped."""
+    for pid in set(background.group()) - {background.process.pid}:
+        if f"/units/{unit}" in Path(f"/proc/{pid}/maps").read_text():
+            return pid
+    raise AssertionError(f"no worker on {unit}")
+
+
 @pytest.mark.slow
-def test_a_killed_worker_is_a_failure_and_can_be_retried(
+def test_a_killed_worker_is_run_again(
     toy: Path, tmp_path: Path, started: Callable[..., Background]
 ) -> None:
     run = tmp_path / "run"
-    background = started("run", toy, "--out", run)
-    part = run / "units"
-    wait_until(lambda: any(path.name.startswith("train") for path in part.glob("*.part"))
+    background = started("run", toy, "--out", run, "--reruns", "0")
+    units = run / "units"
+    wait_until(lambda: any(path.name.startswith("train") for path in units.glob("*.part"))
                and worker_at_work(run))  # fmt: skip
-    workers = set(background.group()) - {background.process.pid}
-    # Of the runner's company, the worker is the one that has the unit's progress mapped.
-    worker = next(pid for pid in workers if "/units/train" in Path(f"/proc/{pid}/maps").read_text())
-    os.kill(worker, signal.SIGKILL)
+    os.kill(the_worker(background, "train"), signal.SIGKILL)
     out = background.end()
-    assert background.process.returncode == 1
-    assert "SIGKILL" in out
-    records = Run.open(run).records()
-    assert len(records) == NUM_CASES
-    killed = [record for record in records if record.status == "killed"]
-    assert killed and len({record.unit for record in killed}) == 1
-    assert {record.status for record in records} == {"ok", "killed"}
-
-    assert "ok" in started("resume", run).end()
-    assert [r.status for r in Run.open(run).records()].count("killed") == len(killed)
-    assert f"records: {NUM_CASES} ok" in started("resume", run, "--retry-failed").end()
-    assert len(list(part.glob("*.failed"))) == 1
+    assert background.process.returncode == 0
+    assert f"records: {NUM_CASES} ok" in out
+    assert "again: train" in out and "SIGKILL" in out
+    assert [path.suffix for path in units.iterdir() if path.suffix] == [".killed1"]
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_cleanly_and_says_how_to_resume(
+def test_ctrl_c_lets_the_unit_under_way_end_and_says_how_to_resume(
     toy: Path, tmp_path: Path, started: Callable[..., Background]
 ) -> None:
     run = tmp_path / "run"
@@ -163,8 +160,29 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(
     os.killpg(background.process.pid, signal.SIGINT)
     out = background.end()
     assert background.process.returncode == 130
+    assert "stopping when the units under way are done" in out
     assert f"python -m bench resume {run}" in out
     assert "Traceback" not in out
+    wait_until_gone(background)
+    assert list(run.glob("units/*.part")) == []
+    assert len(list(Run.open(run).done())) == 1
+    assert f"records: {NUM_CASES} ok" in started("resume", run).end()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_twice_it_stops_at_once(
+    toy: Path, tmp_path: Path, started: Callable[..., Background], number: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    background = started("run", toy, "--out", run)
+    wait_until(lambda: worker_at_work(run))
+    for _ in range(2):
+        os.killpg(background.process.pid, number)
+        time.sleep(0.1)
+    out = background.end()
+    assert background.process.returncode == 130
+    assert f"python -m bench resume {run}" in out and "Traceback" not in out
     wait_until_gone(background)
     assert f"records: {NUM_CASES} ok" in started("resume", run).end()
 

@@ -14,7 +14,8 @@ from bench import dryrun
 from bench.artifacts import Artifacts
 from bench.cases import pipeline_config
 from bench.ledger import BookingLedger, MeasuringLedger
-from bench.meters import Spans
+from bench.machine import Machine
+from bench.meters import Device, Spans
 from dipddpm import dip as dip_module
 from dipddpm.arms import STARTS, TARGETS, start_blur, start_nlm
 from dipddpm.config import (
@@ -57,7 +58,7 @@ SOURCE = open_source("objects")
 
 def new_ledger(folder: Path, needed: dict[str, tuple[Path, str]] | None = None) -> MeasuringLedger:
     artifacts = Artifacts(folder, needed or {}, keep_all=True, keep_checkpoints=False)
-    return MeasuringLedger("unit", "cpu", artifacts, Spans())
+    return MeasuringLedger("unit", Device("cpu"), Machine(), artifacts, Spans())
 
 
 def restoring_config() -> PipelineConfig:
@@ -416,7 +417,7 @@ def test_a_stage_is_warmed_first_and_the_clock_starts_after(
 
     spans = Spans()
     artifacts = Artifacts(tmp_path, {}, keep_all=True, keep_checkpoints=False)
-    ledger = MeasuringLedger("unit", "cpu", artifacts, spans, warm=warm)
+    ledger = MeasuringLedger("unit", Device("cpu"), Machine(), artifacts, spans, warm=warm)
     ledger(stage, 3)
     (row,) = ledger.rows.values()
     assert calls == ["warm", "stage 3"]
@@ -443,7 +444,9 @@ def test_the_ledger_of_a_worker_warms_up_by_itself(
 
 def test_what_belongs_to_another_unit_is_not_performed(tmp_path: Path) -> None:
     artifacts = Artifacts(tmp_path, {}, keep_all=True, keep_checkpoints=False)
-    refusing = MeasuringLedger("unit", "cpu", artifacts, Spans(), refused=frozenset({fit_priors}))
+    refusing = MeasuringLedger(
+        "unit", Device("cpu"), Machine(), artifacts, Spans(), refused=frozenset({fit_priors})
+    )
     images = refusing(prepare, SOURCE.train[:2], 16)
     with pytest.raises(RuntimeError, match="fit_priors belongs to a unit of its own"):
         refusing(fit_priors, images, DIPConfig(num_iter=1), Context())

@@ -37,7 +37,7 @@ def test_rows_come_back_as_they_were_to_the_last_bit(tmp_path: Path) -> None:
         ("{", "line 2"),
         ("{}", "case_id"),
         (RECORD.model_dump_json().replace('"ok"', '"fine"'), "status"),
-        (RECORD.model_dump_json().replace('"schema_version":2', '"schema_version":1'), "schema"),
+        (RECORD.model_dump_json().replace('_version":3', '_version":4'), "a newer dipddpm"),
         (RECORD.model_dump_json().replace('"seed":0', '"seed":0,"colour":"red"'), "colour"),
     ],
 )

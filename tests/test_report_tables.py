@@ -185,7 +185,6 @@ class Folder:
                 error=error,
                 process_seconds=20.0,
                 overhead_seconds={"warm_up": 1.5},
-                load_average=0.5,
             ),
         )
         (folder / records.LOG).write_text(log, encoding="utf-8")

@@ -14,12 +14,13 @@ from rich.console import Console
 
 from bench import display, records
 from bench.engines import Engine, ForkserverEngine, Process, SubprocessEngine
+from bench.machine import Machine
+from bench.meters import Device, Spans
 from bench.records import Record, Run, StageRow, UnitSpec
 from bench.worker import MAX_LEFT_OUT, _left_out, is_out_of_memory
 from dipddpm.sources import bundled_objects
-from tests.toy import NUM_CASES, SUITE, new_run, run_all, toy_units
+from tests.toy import BASE, NUM_CASES, SUITE, new_run, run_all, toy_units
 
-BASE = SUITE[: SUITE.index("[[grid]]")]
 # A smaller toy for what pays the import of torch in every process.
 ONE_OF_EACH = (
     BASE
@@ -547,14 +548,13 @@ def test_a_score_that_is_no_number_has_a_status(tmp_path: Path) -> None:
     from bench.artifacts import Artifacts
     from bench.cases import pipeline_config
     from bench.ledger import MeasuringLedger
-    from bench.meters import Spans
     from bench.worker import _record
     from dipddpm.config import Context
     from dipddpm.pipeline import run_pipeline
 
     spec = next(unit for unit in toy_units() if unit.kind == "train" and not unit.needs)
     artifacts = Artifacts(tmp_path, {}, keep_all=False, keep_checkpoints=False)
-    ledger = MeasuringLedger("unit", "cpu", artifacts, Spans())
+    ledger = MeasuringLedger("unit", Device("cpu"), Machine(), artifacts, Spans())
     config = pipeline_config(spec.cases)
     outcome = next(run_pipeline(config, bundled_objects(), Context(), stages=ledger))
     assert _record(spec.cases[0], outcome, spec, ledger, ()).status == "ok"

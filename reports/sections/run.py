@@ -231,7 +231,7 @@ def environment(report: Report) -> Section:
     run = report.run
     machine, plan = run.environment, run.plan
     state = {True: ", with uncommitted changes", False: "", None: ", state unknown"}[machine.dirty]
-    loads = [s.load_average for s in run.summaries if s.load_average is not None]
+    loads = [s.machine[-1].load_average for s in run.summaries if s.machine]
     facts: list[tuple[str, str]] = [
         ("device", f"{machine.device}: {machine.device_name} × {machine.device_count}"),
         ("driver", machine.driver or "–"),
