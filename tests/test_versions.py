@@ -1,7 +1,7 @@
 """Runs that earlier versions wrote: tests/versions/VERSION.zip, without their artifacts.
 
-Each is of a suite with two targets, two milestones and two starts; a new SCHEMA_VERSION leaves one of
-its predecessor here.
+Each is of a suite with two targets, two milestones and two starts; a new SCHEMA_VERSION leaves one
+of its predecessor here.
 """
 
 from __future__ import annotations
