@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +20,7 @@ from bench.machine import Machine
 from bench.meters import Clock, Device, SharedCounter, Spans, Steps
 from bench.noise import PROBE_TOLERANCE
 from bench.probe import probe
+from bench.records import read_progress
 from dipddpm.config import (
     Context,
     LoaderConfig,
@@ -27,6 +31,7 @@ from dipddpm.config import (
 from dipddpm.images import prepare
 from dipddpm.sources import bundled_objects
 from dipddpm.training import train_ddpm
+from tests.toy import SUITE
 
 ROOT = Path(__file__).parents[1]
 CPU = Device("cpu")
@@ -154,3 +159,42 @@ def test_the_passive_instruments_cost_less_than_a_hundredth(tmp_path: Path) -> N
         assert around + a_step * len(row.step_seconds) < 0.01 * row.seconds
 
     on_a_quiet_machine(check)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at the runner in /proc")
+def test_the_runner_sleeps_while_a_unit_is_timed(tmp_path: Path) -> None:
+    """Its display and its look for the worker's end take less than 2 % of a core."""
+    toy = tmp_path / "toy.toml"
+    grid = '[[grid]]\ntrain_on = "images"\nnum_images = 64\nepochs = 400\n'
+    toy.write_text(SUITE[: SUITE.index("[[grid]]")] + grid)
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "bench", "run", str(toy), "--out", str(run)]
+    # In a terminal of its own, as that has the most to draw.
+    here, there = pty.openpty()
+    with subprocess.Popen(command, cwd=ROOT, stdin=there, stdout=there, stderr=there) as runner:
+        threading.Thread(target=_read_all, args=(here,), daemon=True).start()
+        _wait_for_steps(run)
+        first, began = _cpu_seconds(runner.pid), time.perf_counter()
+        time.sleep(10)
+        assert runner.poll() is None, "the unit was too short"
+        taken = (_cpu_seconds(runner.pid) - first) / (time.perf_counter() - began)
+        runner.kill()
+    assert taken < 0.02
+
+
+def _read_all(terminal: int) -> None:
+    with contextlib.suppress(OSError):  # its other end is closed
+        while os.read(terminal, 65536):
+            pass
+
+
+def _wait_for_steps(run: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not any(read_progress(path) > 10 for path in run.glob("units/train*.part")):
+        assert time.monotonic() < deadline, "no unit began"
+        time.sleep(0.1)
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
