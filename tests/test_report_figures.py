@@ -256,15 +256,16 @@ def test_a_line_along_an_axis_is_of_one_milestone(tmp_path: Path) -> None:
     ]
 
 
-def sharing(path: Path, *ratios: float, again: tuple[float, ...] = (1.0, 1.0, 1.0)) -> str:
+def sharing(path: Path, *ratios: float, again: tuple[float | None, ...] = (1.0, 1.0, 1.0)) -> str:
     """Three sizes, the largest with 0.1 + 2 * 2 = 4.1 s a run on images; priors of 8 s.
 
-    again: the second runs on images, relative to the first
+    again: the second runs on images, relative to the first; None: there was none
     """
     given: list[Given] = []
     for size, ratio, second in zip((4, 8, 16), ratios, again, strict=True):
         given.append(({"num_images": size}, size / 8, 0.5))
-        given.append(({"num_images": size, "repeat": 2}, second * size / 8, 0.5))
+        if second is not None:
+            given.append(({"num_images": size, "repeat": 2}, second * size / 8, 0.5))
         given.append(({"num_images": size, "train_on": "dip"}, ratio * size / 8, 0.5))
     return section(arms_run(path, *given), "ledger")
 
@@ -343,6 +344,15 @@ def test_break_even_within_what_the_controls_reach(tmp_path: Path) -> None:
     assert close(line[:5], [8.0, 4.1, 3.94, fastest, slowest])
     assert line[5] == "–"
     assert "This run cannot tell whether sharing the priors ever pays" in text(found)
+
+
+def test_break_even_beside_a_single_pair_of_a_vs_a(tmp_path: Path) -> None:
+    """As in the suite `quick`: what the noise is is not known, and so no end of any interval."""
+    found = sharing(tmp_path / "run", 0.5, 0.5, 0.5, again=(None, None, 1.1))
+    (line,) = rows_of(found, "priors, s")
+    assert line[3:] == ["–"] * 4
+    assert close(line[:3], [8.0, 4.1, 2.1])
+    assert "or A-vs-A beside it, has no interval here." in text(found)
 
 
 def test_break_even_without_an_interval(tmp_path: Path) -> None:

@@ -124,10 +124,13 @@ def _shared(report: Report) -> _Sharing | None:
         return None
     priors, prepared, trained = (mean.mean for mean in means if mean)
     low = high = None
-    controls = report.controls(PER_IMAGE)
-    if effect.low is not None and effect.high is not None and None not in controls:
+    # Infinite where a control is missing or has no interval: then nothing is known of the noise.
+    distance = max(
+        math.inf if control is None else far_end(control) for control in report.controls(PER_IMAGE)
+    )
+    if effect.low is not None and effect.high is not None and distance < math.inf:
         low, high = effect.low, effect.high
-        reach = math.exp(max(far_end(control) for control in controls if control))
+        reach = math.exp(distance)
         if high >= 1 / reach and low <= reach:  # within what makes no difference
             low, high = min(low, 1 / reach), max(high, reach)
         low, high = prepared + low * trained, prepared + high * trained
@@ -145,7 +148,7 @@ def _crossing(shared: _Sharing) -> str:
     if shared.fastest is None:
         return (
             f"This run cannot tell whether sharing the priors ever pays for their {priors}: DIP's "
-            "effect on the training time has no interval or no A-vs-A here."
+            "effect on the training time, or A-vs-A beside it, has no interval here."
         )
     if shared.at_least is None:
         return (
@@ -202,7 +205,7 @@ def _sharing(report: Report) -> list[Block]:
             + (
                 "Band: the interval of that ratio and, where they reach it, of its controls."
                 if ends
-                else "The ratio has no interval, or no A-vs-A."
+                else "The ratio, or A-vs-A beside it, has no interval."
             ),
             raw_table(
                 [
