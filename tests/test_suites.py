@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
+import subprocess
+import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -19,7 +21,8 @@ from dipddpm.config import ARMS, CORRECTED, PAPER, STARTS, starts_from_priors, t
 from dipddpm.guard_rails import guard_rails
 from dipddpm.sources import open_source
 
-PUBLISHED = Path(__file__).parents[1] / "reports" / "published.csv"
+ROOT = Path(__file__).parents[1]
+PUBLISHED = ROOT / "reports" / "published.csv"
 TWINS = ["corrected", "loaders", "paper", "restoration"]
 PAPERS = ["paper", "paper-cpu"]
 
@@ -275,3 +278,41 @@ def test_loaders_has_the_two_by_two_and_what_explains_it(name: str) -> None:
     assert settings_in(cases_of(name, repeat=2), "train_on", "loader").keys() == {
         ("images", "decode"), ("images", "list"),
     }  # fmt: skip
+
+
+# From end to end --------------------------------------------------------------------------------
+
+# Of the suite that people run first: its grids, at the sizes of a toy.
+AT_TOY_SIZE = {
+    "image_size = 32": "image_size = 16",
+    "num_held_out = 16": "num_held_out = 4\nnorm_num_groups = 4\nimages_per_fit = 4",
+    "block_out_channels = [16, 32, 64]": "block_out_channels = [8, 16]",
+    "attention_levels = [2]": "attention_levels = [1]",
+    "batch_size = 16": "batch_size = 4",
+    "num_iter = 100": "num_iter = 4",
+    "num_samples = 16": "num_samples = 4",
+    "num_images = [32, 64]": "num_images = [4, 6]",
+    "num_images = 64": "num_images = 6",
+    "epochs = [5, 10]": "epochs = [1, 2]",
+    "epochs = 10": "epochs = 2",
+}
+
+
+@pytest.mark.slow
+def test_quick_runs_and_its_report_is_written(tmp_path: Path) -> None:
+    text = (suite.SUITES / "quick.toml").read_text(encoding="utf-8")
+    for before, after in AT_TOY_SIZE.items():
+        assert before in text
+        text = text.replace(before, after)
+    (tmp_path / "quick.toml").write_text(text)
+    run = str(tmp_path / "run")
+    for command in (
+        ["bench", "run", str(tmp_path / "quick.toml"), "--out", run, "--reruns", "0"],
+        ["reports", "build", run],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f"{len(suite.load('quick').cases)} outcomes" in page
