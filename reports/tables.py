@@ -257,6 +257,12 @@ class Outcome:
         steps = self.step_seconds
         return statistics.median(steps) if steps else None
 
+    def joules(self, name: str) -> float | None:
+        """The sum of an energy meter over the bill; None if any stage of it was not metered."""
+        readings = [getattr(charge.paid, name) if charge.paid else None for charge in self.bill]
+        known = [reading for reading in readings if reading is not None]
+        return sum(known) if known and len(known) == len(readings) else None
+
     def peak(self, name: str) -> int | None:
         """The highest reading of a memory meter over the bill, in bytes; None if there is none."""
         readings = [getattr(charge.paid, name) for charge in self.bill if charge.paid]
@@ -360,6 +366,9 @@ def _result(outcome: Outcome, functions: Iterable[str]) -> dict[str, object]:
         "host_peak_bytes": outcome.peak("host_peak_bytes"),
         "device_peak_allocated_bytes": outcome.peak("device_peak_allocated_bytes"),
         "device_peak_reserved_bytes": outcome.peak("device_peak_reserved_bytes"),
+        "device_process_bytes": outcome.peak("device_process_bytes"),
+        "cpu_joules": outcome.joules("cpu_joules"),
+        "gpu_joules": outcome.joules("gpu_joules"),
         **{f"stage_{name}_seconds": _stage_seconds(outcome, name) for name in functions},
         "warnings": "; ".join(map(plain_text, record.warnings)) or None,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from bench.records import Case, Setting
+from bench.records import Case, MachineState, Setting
 from bench.stats import CONFIDENCE, MIN_EXECUTIONS
 from bench.verdicts import MIN_PAIRS, MIN_SEEDS
 from reports.blocks import Block, Cell, Code, Listing, Section, Table, Text
@@ -231,7 +231,6 @@ def environment(report: Report) -> Section:
     run = report.run
     machine, plan = run.environment, run.plan
     state = {True: ", with uncommitted changes", False: "", None: ", state unknown"}[machine.dirty]
-    loads = [s.machine[-1].load_average for s in run.summaries if s.machine]
     facts: list[tuple[str, str]] = [
         ("device", f"{machine.device}: {machine.device_name} × {machine.device_count}"),
         ("driver", machine.driver or "–"),
@@ -240,6 +239,8 @@ def environment(report: Report) -> Section:
             f"{machine.cpu}, {machine.cpu_count} logical, {machine.num_threads} threads used",
         ),
         ("memory", bytes_of(machine.memory_bytes)),
+        ("memory that the control group may use", bytes_of(machine.memory_limit_bytes)),
+        ("GPU cut into several (MIG)", {True: "yes", False: "no", None: "–"}[machine.mig]),
         ("system", f"{machine.os}, Python {machine.python}"),
         ("packages", ", ".join(f"{name} {v}" for name, v in sorted(machine.packages.items()))),
         ("flags", ", ".join(f"{name} = {value}" for name, value in sorted(machine.flags.items()))),
@@ -248,7 +249,7 @@ def environment(report: Report) -> Section:
         ("sources, SHA-256", machine.source_sha256),
         ("images", f"{without_home(plan.images)}, SHA-256 {plan.images_sha256}"),
         ("begun", plan.created),
-        ("load average at the end of a unit", _range(loads)),
+        *_states([state for summary in run.summaries for state in summary.machine]),
     ]
     finding = (
         f"{machine.device_name}, torch {machine.packages.get('torch', 'unknown')}, commit "
@@ -270,6 +271,28 @@ def environment(report: Report) -> Section:
 
 def _range(values: list[float]) -> str:
     return f"{three(min(values))} to {three(max(values))}" if values else "–"
+
+
+def _states(states: Sequence[MachineState]) -> list[tuple[str, str]]:
+    """From the least to the most at the ends of units; what was never told is a dash."""
+    gpus = [state.gpu for state in states if state.gpu]
+
+    def known(values: Iterable[float | None]) -> str:
+        return _range([value for value in values if value is not None])
+
+    throttles = {reason for gpu in gpus for reason in gpu.throttle_reasons or ()}
+    governors = {state.cpu_governor for state in states if state.cpu_governor}
+    return [
+        ("load average", known(state.load_average for state in states)),
+        ("CPU clock, MHz", known(state.cpu_mhz for state in states)),
+        ("CPU frequency policy", ", ".join(sorted(governors)) or "–"),
+        ("CPU temperature, °C", known(state.cpu_temperature_celsius for state in states)),
+        ("GPU clock, MHz", known(gpu.sm_mhz for gpu in gpus)),
+        ("GPU temperature, °C", known(gpu.temperature_celsius for gpu in gpus)),
+        ("GPU power, W", known(gpu.power_watts for gpu in gpus)),
+        ("GPU power limit, W", known(gpu.power_limit_watts for gpu in gpus)),
+        ("GPU throttled by", ", ".join(sorted(throttles)) or "–"),
+    ]
 
 
 def _facts(facts: Iterable[tuple[str, str]], caption: str) -> Table:
