@@ -77,7 +77,7 @@ def test_the_state_of_the_machine_is_told_from_its_least_to_its_most(tmp_path: P
     assert len(load_run(path).summaries) == 5
     facts = {line[0]: line[1] for line in rows_of(section(path, "environment"), "what")}
     assert facts["load average"] == "0.500 to 4.50"
-    assert facts["CPU clock, MHz"].split() == "2 000 to 2 400".split()
+    assert facts["CPU clock, MHz"].split() == ["2", "000", "to", "2", "400"]
     assert facts["CPU frequency policy"] == "performance"
     assert facts["CPU temperature, °C"] == facts["GPU power, W"] == "–"
 
