@@ -317,6 +317,19 @@ def test_the_steps_counted_are_the_steps_planned(whole: Run) -> None:
         assert counted == spec.num_steps, spec.unit
 
 
+def test_every_unit_tells_of_the_machine_before_and_after(run: Run) -> None:
+    for summary in run.summaries():
+        assert len(summary.probes) == len(summary.machine) == 2
+        assert all(min(one.matmul_seconds, one.copy_seconds) > 0 for one in summary.probes)
+        first, last = summary.machine
+        assert 0 < last.own_seconds - first.own_seconds
+        assert 0 < last.monotonic_seconds - first.monotonic_seconds
+        # Beside the stages, like all that is not theirs.
+        assert 0 < summary.overhead_seconds["probe"]
+    # Reading no energy is not reading that there was none.
+    assert {row.gpu_joules for row in run.stage_rows()} == {None}
+
+
 def test_both_forms_of_the_worker_give_the_same_records(tmp_path: Path, mine: str) -> None:
     def outcome(engine: Engine, name: str) -> tuple[list[Record], list[object]]:
         done = run_all(new_run(tmp_path / name, engine, ONE_OF_EACH, file=mine), engine)
@@ -325,6 +338,8 @@ def test_both_forms_of_the_worker_give_the_same_records(tmp_path: Path, mine: st
              len(row.step_seconds))
             for row in done.stage_rows()
         ]  # fmt: skip
+        imports = {bool(one.overhead_seconds["import"]) for one in done.summaries()}
+        assert imports == {name == "spawned"}
         return done.records(), shape
 
     forked = outcome(ForkserverEngine(), "forked")
