@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from bench.stats import Effect, Pair, Quad, TwoByTwo, two_by_two
-from bench.verdicts import PSNR_MARGIN, Verdict
+from bench.verdicts import PSNR_MARGIN, Verdict, far_end
 from reports.load import Artifacts, Loaded
 from reports.pairs import (
     Group,
@@ -221,6 +221,15 @@ class Report:
         """A-vs-A, and for a time what makes no difference to a step, where it has an interval."""
         again = self.again(quantity)
         return [again, *self.idle_effects] if quantity.is_time else [again]
+
+    def reach(self, quantity: Quantity) -> float | None:
+        """How far from no effect the controls reach, on the scale of `Effect.distance`.
+
+        None: not known, as one of them is missing or has no interval.
+        """
+        ends = [None if c is None else far_end(c) for c in self.controls(quantity)]
+        known = [end for end in ends if end is not None and end < math.inf]
+        return max(known) if len(known) == len(ends) else None
 
     @cached_property
     def idle_effects(self) -> list[Effect]:

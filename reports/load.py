@@ -27,13 +27,11 @@ from bench.records import (
     UnitSummary,
     UserError,
 )
+from bench.records import plain_text as plain_text
 
 RUNS = Path("runs")
-# Colours and cursor movements of a terminal, and all other control characters but the line end.
-_CONTROL = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x09\x0b-\x1f\x7f-\x9f]"
-)
 LOG_LINES = 20
+_LOG_BYTES = 8_000
 
 
 @dataclass(frozen=True)
@@ -97,11 +95,6 @@ def _attempts(units: Path) -> Iterable[str]:
     return sorted(name for name in names if Path(name).suffix.rstrip("0123456789") in suffixes)
 
 
-def plain_text(text: str) -> str:
-    """Without what a terminal would act on."""
-    return _CONTROL.sub("", text.replace("\r\n", "\n"))
-
-
 def without_home(text: str) -> str:
     """With ~ for the home folder, whose name is nobody's business."""
     home = str(Path.home())
@@ -113,7 +106,9 @@ def log_tail(run: Loaded, unit: str) -> str:
     path = run.folder / UNITS / unit / LOG
     if not path.is_file():
         return ""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    with path.open("rb") as log:
+        log.seek(max(0, path.stat().st_size - _LOG_BYTES))
+        lines = log.read(_LOG_BYTES).decode(errors="replace").splitlines()
     return plain_text("\n".join(lines[-LOG_LINES:])).strip()
 
 
@@ -146,8 +141,10 @@ class Artifacts:
             )
         try:
             return dict(load_tensors(data))
-        except SafetensorError as error:
-            return self._warn(f"{UNITS}/{name} ({row.function}): {error}")
+        # KeyError: of a number format that NumPy has not; ValueError: of a shape beyond all memory.
+        except (SafetensorError, KeyError, ValueError) as error:
+            text = f"{UNITS}/{name} ({row.function}): cannot be read as tensors: {error}"
+            return self._warn(text)
 
     def _warn(self, text: str) -> dict[str, np.ndarray]:
         if text not in self.warnings:

@@ -353,6 +353,8 @@ def test_break_even_beside_a_single_pair_of_a_vs_a(tmp_path: Path) -> None:
     assert line[3:] == ["–"] * 4
     assert close(line[:3], [8.0, 4.1, 2.1])
     assert "or A-vs-A beside it, has no interval here." in text(found)
+    said = text(section(tmp_path / "run", "answer"))
+    assert "at best, half the interval of DIP's effect; A-vs-A has no interval." in said
 
 
 def test_break_even_without_an_interval(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from bench import display, records
 from bench.engines import Engine, ForkserverEngine, Process, SubprocessEngine
 from bench.machine import Machine
 from bench.meters import Device, Spans
-from bench.records import Record, Run, StageRow, UnitSpec
+from bench.records import Record, Run, StageRow, UnitSpec, UnitSummary
 from bench.worker import MAX_LEFT_OUT, _left_out, is_out_of_memory
 from dipddpm.sources import bundled_objects
 from tests.toy import BASE, NUM_CASES, SUITE, new_run, run_all, toy_units
@@ -322,12 +322,30 @@ def test_every_unit_tells_of_the_machine_before_and_after(run: Run) -> None:
         assert len(summary.probes) == len(summary.machine) == 2
         assert all(min(one.matmul_seconds, one.copy_seconds) > 0 for one in summary.probes)
         first, last = summary.machine
-        assert 0 < last.own_seconds - first.own_seconds
-        assert 0 < last.monotonic_seconds - first.monotonic_seconds
+        assert last.own_seconds - first.own_seconds > 0
+        assert last.monotonic_seconds - first.monotonic_seconds > 0
         # Beside the stages, like all that is not theirs.
-        assert 0 < summary.overhead_seconds["probe"]
+        assert summary.overhead_seconds["probe"] > 0
     # Reading no energy is not reading that there was none.
     assert {row.gpu_joules for row in run.stage_rows()} == {None}
+
+
+def test_a_cold_unit_gives_the_same_and_is_not_warmed_up(engine: Timed, tmp_path: Path) -> None:
+    text = BASE + "[[grid]]\nnum_images = 4\nepochs = 1\n"
+
+    def outcome(name: str, *, cold: bool) -> tuple[list[Record], UnitSummary]:
+        run = new_run(tmp_path / name, engine, text)
+        units = tuple(spec.model_copy(update={"cold": cold}) for spec in run.plan.units)
+        records.write(run.folder / records.PLAN, run.plan.model_copy(update={"units": units}))
+        done = run_all(Run.open(run.folder), engine)
+        (summary,) = done.summaries()
+        return done.records(), summary
+
+    (cold, summary), (warm, warmed) = outcome("cold", cold=True), outcome("warm", cold=False)
+    assert cold == warm
+    assert len(summary.probes) == 0 and len(summary.machine) == 2
+    # A warm-up trains for two epochs; to leave it out takes nothing.
+    assert summary.overhead_seconds["warm_up"] < 0.1 * warmed.overhead_seconds["warm_up"]
 
 
 def test_both_forms_of_the_worker_give_the_same_records(tmp_path: Path, mine: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from bench.stats import paired_ratio
-from bench.verdicts import far_end
 from reports.blocks import Block, Figure, Section, Text
 from reports.context import (
     EPS_LOSS,
@@ -64,15 +63,19 @@ def answer(report: Report) -> Section:
 def _resolution(report: Report) -> str:
     """What the suite says of itself, and beside it what was measured."""
     about = f"What this run can and cannot show. {report.run.plan.about.strip().rstrip('.')}."
+    if any(spec.cold for spec in report.run.plan.units):
+        about += " Nothing was warmed up: the times hold what a first call costs."
     if report.dip_time is None:
         return about
     half = report.dip_time.half_width
     if half is None:
         measured = "none, as DIP's effect on the training time has no interval"
-    elif None in (controls := report.controls(PER_IMAGE)):
-        measured = f"±{percent(half)} at best, half the interval of DIP's effect; no case ran twice"
+    elif (distance := report.reach(PER_IMAGE)) is None:
+        measured = (
+            f"±{percent(half)} at best, half the interval of DIP's effect; A-vs-A has no interval"
+        )
     else:
-        reach = math.expm1(max(far_end(control) for control in controls if control))
+        reach = math.expm1(distance)
         measured = (
             f"±{percent(max(half, reach))}, the larger of half the interval of DIP's effect, "
             f"{percent(half)}, and of what its controls reach, {percent(reach)}"

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 from bench.stats import over_replicates
-from bench.verdicts import far_end
 from reports.blocks import Block, Figure, Section, Text, raw_table
 from reports.context import PER_IMAGE, Report
 from reports.effects import mean_of, missing, seeds_of
@@ -124,11 +123,8 @@ def _shared(report: Report) -> _Sharing | None:
         return None
     priors, prepared, trained = (mean.mean for mean in means if mean)
     low = high = None
-    # Infinite where a control is missing or has no interval: then nothing is known of the noise.
-    distance = max(
-        math.inf if control is None else far_end(control) for control in report.controls(PER_IMAGE)
-    )
-    if effect.low is not None and effect.high is not None and distance < math.inf:
+    distance = report.reach(PER_IMAGE)
+    if effect.low is not None and effect.high is not None and distance is not None:
         low, high = effect.low, effect.high
         reach = math.exp(distance)
         if high >= 1 / reach and low <= reach:  # within what makes no difference
