@@ -344,8 +344,7 @@ def test_a_cold_unit_gives_the_same_and_is_not_warmed_up(engine: Timed, tmp_path
     (cold, summary), (warm, warmed) = outcome("cold", cold=True), outcome("warm", cold=False)
     assert cold == warm
     assert len(summary.probes) == 0 and len(summary.machine) == 2
-    # A warm-up trains for two epochs; to leave it out takes nothing.
-    assert summary.overhead_seconds["warm_up"] < 0.1 * warmed.overhead_seconds["warm_up"]
+    assert "warm_up" in warmed.overhead_seconds and "warm_up" not in summary.overhead_seconds
 
 
 def test_both_forms_of_the_worker_give_the_same_records(tmp_path: Path, mine: str) -> None:
