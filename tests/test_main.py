@@ -391,7 +391,8 @@ def test_resume_refuses_what_is_not_what_it_began_with(tmp_path: Path) -> None:
     before = everything_below(out)
 
     (pictures / "0.webp").write_bytes(source.train.read(7))
-    refused = bench("resume", "--retry-failed", out)
+    # Which no --force makes comparable.
+    refused = bench("resume", "--retry-failed", "--force", out)
     assert refused.returncode == 2
     assert "images" in refused.stderr and refused.stderr.count("\n") == 1
     assert everything_below(out) == before
@@ -417,9 +418,11 @@ def test_resume_refuses_what_is_not_what_it_began_with(tmp_path: Path) -> None:
     assert "sources" in refused.stderr
     assert everything_below(out) == before
 
-    resumed = bench("resume", "--retry-failed", out)
-    assert resumed.returncode == 0, resumed.stderr
-    assert f"reports build '{out}'" in resumed.stdout
+    forced = bench("resume", "--retry-failed", "--force", out, cwd=other)
+    assert forced.returncode == 0, forced.stderr
+    assert f"reports build '{out}'" in forced.stdout
+    (record,) = records.Run.open(out).records()
+    assert any(text.startswith("sources of dipddpm and bench: ") for text in record.warnings)
 
 
 def test_the_stages_of_a_dry_run() -> None:
