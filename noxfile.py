@@ -66,14 +66,23 @@ def benchmarks(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The quick tests, under four minutes."""
     install(session, "dev")
-    session.run("pytest", "-m", "not slow and not cuda and not truth", *session.posargs)
+    session.run(
+        "pytest", "-m", "not slow and not cuda and not truth and not faults", *session.posargs
+    )
 
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """The tests that take longer, real kills among them."""
+    """The tests that take longer."""
     install(session, "dev")
     session.run("pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Kill, tear and fill up runs for ten minutes; ends with a table. FAULTS_SEED: of the draws."""
+    install(session, "dev")
+    session.run("pytest", "-m", "faults", "-rs", "tests/faults", *session.posargs)
 
 
 @nox.session

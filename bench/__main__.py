@@ -6,6 +6,7 @@ import argparse
 import math
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -17,8 +18,10 @@ from rich.console import Console
 from bench import display, records, runner, suite
 from bench.cases import functions_of
 from bench.engines import Engine, ForkserverEngine, SubprocessEngine
-from bench.records import Plan, Run, UserError
-from bench.units import plan_units
+from bench.lifeline import ignore_interrupts
+from bench.records import Plan, Run, UnitSpec, UserError
+from bench.suite import Suite
+from bench.units import plan_profiles, plan_units
 from dipddpm.checks import MAX_WHOLE
 from dipddpm.config import VERSION
 from dipddpm.lookup import look_in
@@ -78,9 +81,25 @@ def _parser() -> argparse.ArgumentParser:
 
     run = add("run", run_suite, "run a suite", "run quick --device cpu --out runs/first")
     _add_what(run)
+    _add_kept(run)
     run.add_argument("--dry-run", action="store_true", help="show what would run, and run nothing")
     _add_how(run)
     _add_reruns(run)
+
+    profile = add(
+        "profile",
+        profile_suite,
+        "profile a shortened run of each arm of a suite: traces and their report",
+        "profile quick --out runs/profile",
+    )
+    _add_what(profile)
+    for flag, text in (
+        ("--nvtx", "on CUDA: name the steps for nsys, and leave the device's own calls to it"),
+        ("--memory-snapshot", "on CUDA: keep every allocation, for PyTorch's memory viewer"),
+    ):
+        profile.add_argument(flag, action="store_true", help=text)
+    _add_how(profile)
+    profile.set_defaults(reruns=0.0)
 
     resume = add("resume", resume_run, "run what a run has not done yet", "resume runs/first")
     resume.add_argument("run", metavar="RUN")
@@ -96,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         "units paper --device cuda --out runs/paper",
     )
     _add_what(units)
+    _add_kept(units)
     units.set_defaults(engine="forkserver", address=None, storage=None)
 
     unit = add("unit", run_unit, "run one unit of a run", "unit runs/paper UNIT")
@@ -128,7 +148,12 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         "--seed", type=_seed, metavar="N", help="instead of the base seed of the suite"
     )
     parser.add_argument("--out", type=Path, metavar="RUN", help="the run's folder, new")
+
+
+def _add_kept(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-checkpoints", action="store_true", help="keep the EMA weights")
+    parser.add_argument("--cold", action="store_true",
+                        help="warm nothing up: a first call's cost is measured too")  # fmt: skip
 
 
 def _add_how(parser: argparse.ArgumentParser) -> None:
@@ -191,20 +216,31 @@ def run_suite(options: argparse.Namespace) -> int:
     """`bench run`: makes the run folder and works through its units."""
     if options.dry_run:
         return _show(options)
-    return _work(_new_run(options, display.console()), options)
+    return _work(_new_run(options, _units_of, display.console()), options)
+
+
+def profile_suite(options: argparse.Namespace) -> int:
+    """`bench profile`: makes a run folder for profiles alone, and works through them."""
+
+    def units_of(found: Suite, options: argparse.Namespace) -> list[UnitSpec]:
+        return plan_profiles(
+            found, device="cpu", nvtx=options.nvtx, memory_snapshot=options.memory_snapshot
+        )
+
+    return _work(_new_run(options, units_of, display.console()), options)
 
 
 def write_units(options: argparse.Namespace) -> int:
     """`bench units`: makes the run folder and prints the commands that work through it."""
     # Standard output is for the commands alone.
-    run = _new_run(options, display.console(stderr=True))
-    shared, train = (
-        [spec for spec in run.plan.units if spec.kind == kind] for kind in ("shared", "train")
-    )
-    for wave, specs in ((1, shared), (2, train)):
+    run = _new_run(options, _units_of, display.console(stderr=True))
+    waves = {1: [spec for spec in run.plan.units if spec.kind == "shared"],
+             2: [spec for spec in run.plan.units if spec.kind != "shared"]}  # fmt: skip
+    for wave, specs in waves.items():
         path = run.folder / f"wave{wave}.txt"
         lines = [f"{_command('bench unit', run)} {shlex.quote(spec.unit)}\n" for spec in specs]
-        path.write_text("".join(lines), encoding="utf-8")
+        # Schedulers and xargs trip over a wave of nothing.
+        path.write_text("".join(lines) or ":\n", encoding="utf-8")
         print("".join(lines), end="")
         text = f"wave {wave}: {len(lines)} commands, also in {path}"
         print(text if wave == 1 else f"{text}; begin when wave 1 is done", file=sys.stderr)
@@ -214,27 +250,44 @@ def write_units(options: argparse.Namespace) -> int:
 def run_unit(options: argparse.Namespace) -> int:
     """`bench unit`: one unit of a run, beside others that run elsewhere."""
     run = Run.open(_run_folder(options.run))
-    forced = _forced(run, options)
-    with display.RunDisplay(run.plan, run.done(), display.console()) as shown:
-        runner.run_unit(
-            run, options.unit, _engine(options), shown,
-            timeout_seconds=options.timeout, forced=forced,
-        )  # fmt: skip
-    there = [record for record in run.records() if record.unit == options.unit]
+    if not run.is_done(runner.ready(run, options.unit)):
+        forced = _forced(run, options)
+        with display.RunDisplay(run.plan, run.done(), display.console()) as shown:
+            runner.run_unit(
+                run, options.unit, _engine(options), shown,
+                timeout_seconds=options.timeout, forced=forced,
+            )  # fmt: skip
     done = run.summary(options.unit).status == "ok"
-    return 0 if done and all(record.status == "ok" for record in there) else 1
+    return 0 if done and all(one.status == "ok" for one in run.records_of(options.unit)) else 1
 
 
-def _new_run(options: argparse.Namespace, screen: Console) -> Run:
+def _units_of(found: Suite, options: argparse.Namespace) -> list[UnitSpec]:
+    return plan_units(
+        found,
+        seed=options.seed or 0,
+        device="cpu",
+        keep_checkpoints=options.keep_checkpoints,
+        cold=options.cold,
+    )
+
+
+def _new_run(
+    options: argparse.Namespace,
+    units_of: Callable[[Suite, argparse.Namespace], list[UnitSpec]],
+    screen: Console,
+) -> Run:
     found = suite.load(options.suite, seed=options.seed, images=options.images)
-    seed = options.seed or 0
-    units = plan_units(found, seed=seed, device="cpu", keep_checkpoints=options.keep_checkpoints)
+    units = units_of(found, options)
     source = _open(found.images, _where(options))
     suite.check_enough(found, source)
     now = datetime.now().astimezone()
     folder = options.out or RUNS / f"{found.name}-{now:%Y%m%d-%H%M%S}"
     runner.check_new(folder)
     environment = _describe(options, options.device, screen)
+    if environment.device != "cuda" and any(one.nvtx or one.memory_snapshot for one in units):
+        raise UserError(
+            f"--nvtx and --memory-snapshot need a CUDA device, got {environment.device}"
+        )
     now_known = {"device": environment.device, "images_sha256": source.digest}
     plan = Plan(
         suite=found.name,
@@ -242,7 +295,7 @@ def _new_run(options: argparse.Namespace, screen: Console) -> Run:
         about=" ".join(found.about.split()),
         command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
         created=now.isoformat(timespec="seconds"),
-        seed=seed,
+        seed=options.seed or 0,
         device=environment.device,
         images=found.images,
         images_sha256=source.digest,
@@ -419,9 +472,13 @@ def _work(run: Run, options: argparse.Namespace, forced: tuple[str, ...] = ()) -
     except KeyboardInterrupt:
         screen.print(f"stopped; go on with: {_command('bench resume', run)}", markup=False)
         return 130
-    screen.print(display.summary(run))
-    screen.print(display.bill(run), markup=False)
-    screen.print(_state(run), markup=False)
+    if run.records():
+        screen.print(display.summary(run))
+        screen.print(display.bill(run), markup=False)
+        screen.print(_state(run), markup=False)
+    if run.profiles():
+        hint = f"traces: tensorboard --logdir {shlex.quote(str(run.folder))}"
+        screen.print(hint, markup=False)
     screen.print(f"report: {_command('reports build', run)}", markup=False)
     return 0 if _is_ok(run) else 1
 
@@ -429,12 +486,18 @@ def _work(run: Run, options: argparse.Namespace, forced: tuple[str, ...] = ()) -
 def _command(words: str, run: Run) -> str:
     """A line to paste here, with the Python that runs now."""
     python = Path(sys.prefix) / "bin" / "python"
-    here = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else "python"
-    return f"{here} -m {words} {shlex.quote(str(run.folder))}"
+    here = str(python)
+    if python.is_relative_to(Path.cwd()):
+        here = str(python.relative_to(Path.cwd()))
+    elif shutil.which("python") == here:
+        here = "python"
+    return f"{shlex.quote(here)} -m {words} {shlex.quote(str(run.folder))}"
 
 
 def _is_ok(run: Run) -> bool:
-    return not run.missing() and all(record.status == "ok" for record in run.records())
+    statuses = {record.status for record in run.records()}
+    statuses |= {summary.status for summary in run.summaries()}
+    return not run.missing() and statuses == {"ok"}
 
 
 def _state(run: Run) -> str:
@@ -453,4 +516,8 @@ def _run_folder(run: str) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # A scheduler's way to say Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    status = main()
+    ignore_interrupts()  # there is nothing left to stop
+    sys.exit(status)

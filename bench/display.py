@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -18,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Column, Table
+from rich.text import Text
 
 from bench.records import (
     Case,
@@ -25,9 +26,11 @@ from bench.records import (
     Plan,
     Record,
     Run,
+    Setting,
     StageRow,
     UnitSpec,
     UnitSummary,
+    plain_text,
     read_progress,
 )
 
@@ -39,10 +42,18 @@ One = TypeVar("One", Case, Record)
 
 def console(*, stderr: bool = False) -> Console:
     """For the terminal, or as wide as the tables where there is none."""
-    found = Console(highlight=False, stderr=stderr)
+    found = PlainConsole(highlight=False, stderr=stderr)
     if found.is_terminal:
         return found
-    return Console(highlight=False, stderr=stderr, width=WIDTH_IN_A_PIPE)
+    return PlainConsole(highlight=False, stderr=stderr, width=WIDTH_IN_A_PIPE)
+
+
+class PlainConsole(Console):
+    """Shows a text from outside as it is: no markup, no sequences that a terminal acts on."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich's, of the bare text."""
+        return super().render_str(plain_text(text), **{**options, "markup": False, "emoji": False})
 
 
 class RunDisplay:
@@ -57,8 +68,8 @@ class RunDisplay:
             self._num_done += 1
         self._kinds = {spec.unit: spec.kind for spec in plan.units}
         # Steps and seconds so far in this process, by kind of unit: what the time left rests on.
-        self._steps_done = {"shared": 0, "train": 0}
-        self._seconds = {"shared": 0.0, "train": 0.0}
+        self._steps_done: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._started: dict[str, float] = {}
         self._warned: set[str] = set()
         self._progress = Progress(
@@ -146,7 +157,8 @@ class RunDisplay:
         self._refresh()
 
     def _seconds_left(self, steps: Mapping[str, int]) -> float | None:
-        """None until every kind of unit that is still to run has shown its pace."""
+        """None until every kind of unit that is still to run has shown its pace; of profiles, which
+        are short, nothing is told."""
         now = time.monotonic()
         total = 0.0
         for kind in ("shared", "train"):
@@ -290,19 +302,19 @@ def _listed(numbers: Iterable[int]) -> str:
 def _varied(found: Iterable[Case | Record]) -> list[str]:
     """The settings in which outcomes differ, of those with a column."""
     outcomes = list(found)
-    return [name for name in _SETTINGS if len({one.settings[name] for one in outcomes}) > 1]
+    return [name for name in _SETTINGS if len({one.settings.get(name) for one in outcomes}) > 1]
 
 
 def _table(title: str, varied: Iterable[str], found: Sequence[Case | Record]) -> Table:
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for name in varied:
-        number = all(isinstance(one.settings[name], int) for one in found)
+        number = all(isinstance(one.settings.get(name), int) for one in found)
         table.add_column(_SETTINGS[name], justify="right" if number else "left")
     return table
 
 
 def _cells(one: Case | Record, varied: Iterable[str]) -> list[str]:
-    return [str(one.settings[name]).removesuffix("_cap_v2") for name in varied]
+    return [str(one.settings.get(name)).removesuffix("_cap_v2") for name in varied]
 
 
 def bill(run: Run) -> str:
@@ -332,8 +344,14 @@ def _bill(record: Record, costs: Costs) -> list[StageRow | None]:
 def _order(one: Case | Record) -> tuple[object, ...]:
     names = ("task", *_SETTINGS)
     # Of a setting that may be left out, None comes first.
-    values = ((one.settings[n] is not None, one.settings[n]) for n in names)
+    values = (_sortable(one.settings.get(name)) for name in names)
     return (*values, one.seed, one.repeat)
+
+
+def _sortable(value: Setting) -> tuple[bool, bool, float | str]:
+    if isinstance(value, int | float):
+        return True, False, value
+    return value is not None, True, str(value)
 
 
 def _total(bill: Iterable[StageRow | None], function: str | None = None) -> float | None:

@@ -7,6 +7,7 @@ both die with this process, however it dies.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -15,24 +16,29 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
 from bench import records
-from bench.lifeline import end_with, ignore_interrupts
+from bench.lifeline import end_with, ignore_interrupts, interrupts_held
 from bench.records import Environment, UserError
 
 CHECKOUT = Path(__file__).parents[1]
+# What multiprocessing says of a worker whose forkserver is gone.
+_NOBODY_KNOWS = 255
+# What it raises if the forkserver goes while a worker is started.
+_SERVER_GONE = (EOFError, ConnectionError)
 
 
 class Process(Protocol):
     """A worker at work."""
 
     @property
-    def pid(self) -> int: ...
+    def begun(self) -> bool:
+        """Whether it is at work, and does not wait for a place where it can be."""
 
     def exit_code(self) -> int | None:
         """None while it runs; negative: the signal that ended it."""
@@ -72,25 +78,35 @@ class ForkserverEngine:
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
         # Loading torch touches no device and starts no thread: both are the worker's own.
-        self._context.set_forkserver_preload(["bench.worker", "bench.environment"])
-        # It inherits what is ignored here: a scheduler's SIGTERM to the group is not for it.
-        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        forkserver.ensure_running()
-        signal.signal(signal.SIGTERM, before)
+        self._context.set_forkserver_preload(["bench.preload"])
+        # Before, for it lets go what is held.
+        resource_tracker.ensure_running()
+        with interrupts_held():
+            forkserver.ensure_running()
 
     def start(self, unfinished: Path, environment: Mapping[str, str]) -> Process:
         worker = self._context.Process(
             target=_work, args=(unfinished, dict(environment), time.monotonic()), daemon=True
         )
-        worker.start()
+        try:
+            with interrupts_held():
+                worker.start()  # and a server, should that have been killed
+        except _SERVER_GONE:
+            return _Unborn()
         return _Forked(worker)
 
     def describe(self, device: str) -> Environment:
         here, there = self._context.Pipe(duplex=False)
         worker = self._context.Process(target=_describe, args=(there, device), daemon=True)
-        worker.start()
-        there.close()
-        answer = here.recv()
+        try:
+            with interrupts_held():
+                worker.start()
+            there.close()
+            answer = here.recv()
+        except _SERVER_GONE:
+            raise UserError(
+                "the process that looks at the machine ended without an answer"
+            ) from None
         worker.join()
         return environment_of(answer)
 
@@ -105,7 +121,7 @@ class SubprocessEngine:
         # The worker holds one end of a pipe; when this process is gone it sees the other end close.
         reading, writing = os.pipe()
         started = {"DIPDDPM_STARTED": repr(time.monotonic()), "DIPDDPM_PARENT": str(reading)}
-        with (unfinished / records.LOG).open("ab") as log:
+        with (unfinished / records.LOG).open("ab") as log, interrupts_held():
             worker = subprocess.Popen(
                 [sys.executable, "-m", "bench.spawned", str(unfinished.resolve())],
                 cwd=CHECKOUT,
@@ -125,14 +141,20 @@ class SubprocessEngine:
         return _Spawned(worker, writing)
 
     def describe(self, device: str) -> Environment:
-        command = [sys.executable, "-m", "bench.environment", device]
-        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"python -m bench.environment failed:\n{done.stderr}")
-        return environment_of(json.loads(done.stdout))
+        return environment_of(ask_environment(device))
 
     def slots(self, machine: Environment) -> dict[str, dict[str, str]]:
         return local_slots(machine)
+
+
+def ask_environment(device: str) -> dict[str, Any]:
+    """The answer of bench.environment, in a process of its own."""
+    command = [sys.executable, "-m", "bench.environment", device]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"python -m bench.environment failed:\n{done.stderr}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
 
 
 def environment_of(answer: Mapping[str, Any]) -> Environment:
@@ -143,20 +165,40 @@ def environment_of(answer: Mapping[str, Any]) -> Environment:
 
 
 class _Forked:
+    begun = True
+
     def __init__(self, worker: BaseProcess) -> None:
         self._worker = worker
         assert worker.pid is not None
         self.pid = worker.pid
 
     def exit_code(self) -> int | None:
-        return self._worker.exitcode
+        if self._worker.exitcode != _NOBODY_KNOWS:
+            return self._worker.exitcode
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        return -signal.SIGKILL
 
     def kill(self) -> None:
         self._worker.kill()
         self._worker.join()
 
 
+class _Unborn:
+    """A worker whose forkserver was killed at that moment: nobody knows how far it came."""
+
+    begun = True
+
+    def exit_code(self) -> int:
+        return -signal.SIGKILL
+
+    def kill(self) -> None:
+        pass
+
+
 class _Spawned:
+    begun = True
+
     def __init__(self, worker: subprocess.Popen[bytes], pipe: int) -> None:
         self._worker = worker
         self._pipe: int | None = pipe
@@ -178,12 +220,16 @@ class _Spawned:
 # Inside the forked processes ----------------------------------------------------------------------
 
 
-def _work(unfinished: Path, environment: dict[str, str], started: float) -> None:
-    from bench import worker
-
+def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     end_with(parent.sentinel)
+
+
+def _work(unfinished: Path, environment: dict[str, str], started: float) -> None:
+    from bench import worker
+
+    _end_with_parent()
     ignore_interrupts()
     os.environ.update(environment)
     with (unfinished / records.LOG).open("ab") as log:
@@ -195,4 +241,6 @@ def _work(unfinished: Path, environment: dict[str, str], started: float) -> None
 def _describe(there: Connection, device: str) -> None:
     from bench import environment
 
-    there.send(environment.answer(device))
+    _end_with_parent()
+    with contextlib.suppress(BrokenPipeError):  # who asked is gone
+        there.send(environment.answer(device))

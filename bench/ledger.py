@@ -49,7 +49,7 @@ class _Ledger(ABC):
                 key=key,
                 function=function.__name__,
                 parents=tuple(parents),
-                unit="",
+                unit="unknown",
                 executed=False,
             ),
         )
@@ -163,7 +163,7 @@ class MeasuringLedger(_Ledger):
         spans: Spans,
         *,
         counter: SharedCounter | None = None,
-        warm: Warm = warm_up,
+        warm: Warm | None = warm_up,
         refused: frozenset[Callable[..., Any]] = frozenset(),
     ) -> None:
         super().__init__()
@@ -200,8 +200,9 @@ class MeasuringLedger(_Ledger):
                 f"{function.__name__} belongs to a unit of its own, and none that {self._unit} "
                 "needs has made this one"
             )
-        with self._spans("warm_up"):
-            self._warm(function, args, kwargs)
+        if self._warm is not None:
+            with self._spans("warm_up"):
+                self._warm(function, args, kwargs)
         memory, steps, clock = Memory(self.device), self.steps, Clock(self.device)
         energy = self._machine.energy()
         try:

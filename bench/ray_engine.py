@@ -6,219 +6,306 @@ share; or folders travel through a storage that fsspec can reach. Imports no tor
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import platform
 import shutil
-import subprocess
+import signal
+import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from bench import records
-from bench.engines import CHECKOUT, Process, SubprocessEngine, environment_of
-from bench.records import Environment, UnitSpec, UserError
+from bench.engines import CHECKOUT, Process, SubprocessEngine, ask_environment, environment_of
+from bench.records import Environment, UnitSpec, UnitSummary, UserError
 
 _POLL_SECONDS = 0.2
+_CONNECT_SECONDS = 10
+# How long a node is waited for that is to end its worker.
+_KILL_SECONDS = 30
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # what nodes have to tell; it stays in their logs
+}
+_THREADS = "OMP_NUM_THREADS"
 
 
 class RayEngine:
     """One unit at a time on each GPU of a cluster or, without, on each node.
 
-    address: of a running cluster ("auto": the one that this machine belongs to); None starts one
-        here
+    A unit whose worker or node is lost ends as by SIGKILL: who runs it decides what then.
+
+    address: HOST:PORT of a running cluster, "auto": the one that this machine belongs to; None
+        starts one here
     storage: an fsspec URL through which folders travel; None: the run folder is shared
-    Raises UserError if there is no Ray, or no cluster at that address.
+    Raises UserError if there is no Ray, no cluster at that address, or no such storage.
     """
 
     def __init__(self, address: str | None = None, storage: str | None = None) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
         try:
             import ray
         except ImportError:
             raise UserError('--engine ray needs Ray: pip install "dipddpm[ray]"') from None
+        if storage is not None:
+            _check_storage(storage)
         self._ray, self._storage = ray, storage
-        # Where a worker of Ray's finds this module, and functions of the user's.
+        # As the other engines' workers have them: modules in the same order, and the threads that
+        # torch takes unless told otherwise (Ray tells).
         paths = os.pathsep.join([str(CHECKOUT), *filter(None, sys.path)])
+        self._environment = {"PYTHONPATH": paths}
+        if _THREADS in os.environ:
+            self._environment[_THREADS] = os.environ[_THREADS]
+        if not ray.is_initialized():
+            self._connect(address)
+
+    def _connect(self, address: str | None) -> None:
+        before = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(
-                address=address,
-                include_dashboard=None if address else False,
+            self._ray.init(
+                address="local" if address is None else _answering(address),
+                include_dashboard=False if address is None else None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                ignore_reinit_error=True,
-                runtime_env={"env_vars": {"PYTHONPATH": paths}},
+                runtime_env={"env_vars": {"PYTHONPATH": self._environment["PYTHONPATH"]}},
             )
-        except ConnectionError as error:
-            raise UserError(f"--address must be that of a Ray cluster, got {address!r}") from error
+        except (OSError, OverflowError, RuntimeError, ValueError) as error:
+            text = "no Ray cluster could be started here"
+            if address is not None:
+                text = f"--address must be HOST:PORT of a Ray cluster, or auto, got {address!r}"
+            raise UserError(f"{text}: {error}") from error
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def slots(self, machine: Environment) -> dict[str, dict[str, str]]:
         """As many as there are GPUs in the cluster, or nodes."""
-        if machine.device == "cuda":
-            return {f"Ray GPU {i}": {} for i in range(int(self._ray.cluster_resources()["GPU"]))}
-        return {f"Ray node {i}": {} for i in range(len(self._nodes()))}
+        what, count = ("GPU", self._num_gpus()) if machine.device == "cuda" else (
+            "node", len(self._nodes()))  # fmt: skip
+        return {f"Ray {what} {i}": {} for i in range(count)}
 
     def start(self, unfinished: Path, environment: Mapping[str, str]) -> Process:
         device = records.read(unfinished / records.SPEC, UnitSpec).device
         folder = unfinished.resolve()
-        work = self._remote(_work, device)
-        if self._storage is None:
-            return _Remote(self._ray, work.remote(str(folder), dict(environment)))
-        travel = _Travel(self._storage, folder)
-        travel.put_unit()
-        reference = work.remote(str(folder), dict(environment), storage=self._storage)
-        return _Remote(self._ray, reference, travel)
+        luggage = None if self._storage is None else _Luggage.packed(self._storage, folder)
+        work = self._remote(_work, device, num_returns="streaming")
+        given = {**self._environment, **environment}
+        return _Remote(self._ray, work.remote(str(folder), given, luggage), folder, luggage)
 
     def describe(self, device: str) -> Environment:
         if device == "auto":
-            device = "cuda" if self._ray.cluster_resources().get("GPU") else "cpu"
-        answer = self._ray.get(self._remote(_describe, device).remote(device))
-        return environment_of(json.loads(answer))
+            device = "cuda" if self._num_gpus() else "cpu"
+        if device == "cuda" and not self._num_gpus():
+            raise UserError("--device must be cpu here (the Ray cluster has no GPU), got 'cuda'")
+        asked = self._remote(_describe, device).remote(device, self._environment)
+        return environment_of(self._ray.get(asked))
+
+    def _num_gpus(self) -> int:
+        return int(self._ray.cluster_resources().get("GPU", 0))
 
     def _nodes(self) -> list[dict[str, Any]]:
-        return [node for node in self._ray.nodes() if node["Alive"] and "CPU" in node["Resources"]]
+        """Those that live and may work."""
+        nodes = [node for node in self._ray.nodes() if node["Alive"] and "CPU" in node["Resources"]]
+        if not nodes:
+            raise UserError("the Ray cluster has no node with a CPU for its workers")
+        return nodes
 
-    def _remote(self, function: Any, device: str) -> Any:
-        # All CPUs of a node: workers side by side would slow each other.
-        cpus = min(node["Resources"]["CPU"] for node in self._nodes())
-        needs = {"num_gpus": 1, "num_cpus": 1} if device == "cuda" else {"num_cpus": cpus}
-        # A lost node's unit is begun again on another.
-        return self._ray.remote(max_calls=1, max_retries=2, **needs)(function)
+    def _remote(self, function: Any, device: str, **options: Any) -> Any:
+        # On CPUs all of a node's: workers side by side would slow each other.
+        cpus = 1 if device == "cuda" else min(node["Resources"]["CPU"] for node in self._nodes())
+        gpus = 1 if device == "cuda" else 0
+        return self._ray.remote(
+            max_calls=1, max_retries=0, num_cpus=cpus, num_gpus=gpus, **options
+        )(function)
+
+
+def _answering(address: str) -> str:
+    """HOST:PORT, where something answers: Ray itself would try for minutes."""
+    if address == "auto":
+        from ray._private.services import canonicalize_bootstrap_address
+
+        address = str(canonicalize_bootstrap_address(address))
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    return address
+
+
+def _check_storage(storage: str) -> None:
+    """A path would be another one in each node's working directory."""
+    import fsspec  # type: ignore[import-untyped]
+
+    problem: object = "no ://"
+    if "://" in storage:
+        try:
+            fsspec.url_to_fs(storage)
+            return
+        except (ImportError, ValueError) as error:
+            problem = error
+    raise UserError(f"--storage must be a URL that fsspec knows, got {storage!r}: {problem}")
 
 
 class _Remote:
-    """A unit at work somewhere."""
+    """A unit that waits for a node, or is at work on one."""
 
-    pid = 0
-
-    def __init__(self, ray: Any, reference: Any, travel: _Travel | None = None) -> None:
-        self._ray, self._reference, self._travel = ray, reference, travel
+    def __init__(self, ray: Any, answers: Any, unfinished: Path, luggage: _Luggage | None) -> None:
+        self._ray, self._answers = ray, answers
+        self._unfinished, self._luggage = unfinished, luggage
+        self.begun = False
         self._code: int | None = None
 
     def exit_code(self) -> int | None:
-        if self._code is None and self._ray.wait([self._reference], timeout=0)[0]:
-            self._code = self._ask()
-            if self._code == 0 and self._travel is not None:
-                self._travel.get_unit()
+        while self._code is None and self._ray.wait([self._answers], timeout=0)[0]:
+            self._code = self._next()
+            self.begun = True
+            if self._code is not None and self._luggage is not None:
+                self._luggage.bring_home(self._unfinished, done=self._code == 0)
         return self._code
 
-    def _ask(self) -> int:
+    def _next(self) -> int | None:
+        """What the worker answers next: None as it begins, then the exit status of the unit."""
         errors = self._ray.exceptions
         try:
-            return int(self._ray.get(self._reference))
-        except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError):
-            return -9  # for the third time, by Ray's count
+            answer: int | None = self._ray.get(next(self._answers))
+            return answer
+        except (errors.NodeDiedError, errors.OutOfMemoryError, errors.WorkerCrashedError):
+            return -signal.SIGKILL
+        except errors.RayTaskError as error:
+            if isinstance(error.cause, OSError):  # of folders, which the user can mend
+                raise UserError(error.cause) from error
+            raise
 
     def kill(self) -> None:
-        self._ray.cancel(self._reference, force=True)
-        self._ray.wait([self._reference], timeout=30)
+        """Asks its node to, which ends the process of the unit before its own; then makes it."""
+        errors = self._ray.exceptions
+        for force in (False, True):
+            self._ray.cancel(self._answers, force=force)
+            try:
+                while True:
+                    self._ray.get(next(self._answers), timeout=_KILL_SECONDS)
+            except errors.GetTimeoutError:
+                continue
+            except (StopIteration, errors.RayError):
+                break
+        if self._luggage is not None:
+            self._luggage.throw_away()
 
 
-class _Travel:
-    """The folders of one unit on their way to a node and back."""
+class _Luggage:
+    """What an attempt at a unit takes along to a node, and brings back.
 
-    def __init__(self, storage: str, unfinished: Path) -> None:
-        import fsspec  # type: ignore[import-untyped]
+    It lies in the storage in a folder of its own, so that nothing is mistaken for it: neither
+    another run's, nor what comes late from a node that was given up.
+    """
 
-        self._unfinished, self._run = unfinished, unfinished.parent.parent
-        self._files, root = fsspec.url_to_fs(storage)
-        self._root = f"{root.rstrip('/')}/{self._run.name}"
+    def __init__(self, storage: str) -> None:
+        self._url = f"{storage.rstrip('/')}/dipddpm-{uuid.uuid4().hex}"
 
-    def _there(self, path: Path) -> str:
-        return f"{self._root}/{path.relative_to(self._run).as_posix()}"
-
-    def put_unit(self) -> None:
+    @classmethod
+    def packed(cls, storage: str, unfinished: Path) -> _Luggage:
         """What a worker reads: of the run, of the unit, and of those it needs."""
-        spec = records.read(self._unfinished / records.SPEC, UnitSpec)
-        for path in (self._run / records.PLAN, self._run / records.ENVIRONMENT):
-            self._files.put_file(str(path), self._there(path))
-        self._replace(self._unfinished)
-        for unit in spec.needs:
-            folder = self._run / records.UNITS / unit
-            if not self._files.exists(self._there(folder)):
-                self._replace(folder)
+        luggage, run = cls(storage), unfinished.parent.parent
+        spec = records.read(unfinished / records.SPEC, UnitSpec)
+        for name in (
+            records.PLAN,
+            records.ENVIRONMENT,
+            *(f"{records.UNITS}/{unit}" for unit in (unfinished.name, *spec.needs)),
+        ):
+            luggage._put(run / name, f"run/{name}")
+        return luggage
 
-    def put_result(self) -> None:
-        """The unit as it is now."""
-        self._replace(self._unfinished.with_suffix(""))
+    def unpack(self, run: Path) -> None:
+        """Makes the run folder that was packed."""
+        self._get("run", run)
 
-    def _replace(self, folder: Path) -> None:
-        there = self._there(folder)
-        if self._files.exists(there):
-            self._files.rm(there, recursive=True)
-        for path in sorted(folder.rglob("*")):
+    def put_result(self, unit: Path) -> None:
+        """The folder of a unit as its worker left it."""
+        self._put(unit, "result")
+
+    def bring_home(self, unfinished: Path, *, done: bool) -> None:
+        """Puts the result, if there is any, in the place of the unfinished unit."""
+        files, root = self._open()
+        if files.exists(f"{root}/result"):
+            arriving = unfinished.with_suffix(".arriving")
+            shutil.rmtree(arriving, ignore_errors=True)
+            self._get("result", arriving)
+            shutil.rmtree(unfinished)
+            arriving.rename(unfinished)
+        if done:
+            summary = records.read(unfinished / records.SUMMARY, UnitSummary)
+            records.finish_unit(unfinished, failed=summary.status != "ok")
+        self.throw_away()
+
+    def throw_away(self) -> None:
+        files, root = self._open()
+        if files.exists(root):
+            files.rm(root, recursive=True)
+
+    def _open(self) -> tuple[Any, str]:
+        import fsspec
+
+        files, root = fsspec.url_to_fs(self._url)
+        return files, root
+
+    def _put(self, here: Path, name: str) -> None:
+        files, root = self._open()
+        for path in (here, *here.rglob("*")):
             if path.is_file():
-                self._files.makedirs(self._there(path.parent), exist_ok=True)
-                self._files.put_file(str(path), self._there(path))
+                there = f"{root}/{name}{path.as_posix().removeprefix(here.as_posix())}"
+                files.makedirs(there.rpartition("/")[0], exist_ok=True)
+                files.put_file(str(path), there)
 
-    def get_all(self) -> None:
-        """All that was put, below the run folder here."""
-        spec_file = self._unfinished / records.SPEC
-        self._get(self._run / records.PLAN, self._run / records.ENVIRONMENT, spec_file)
-        spec = records.read(spec_file, UnitSpec)
-        for unit in spec.needs:
-            self._get_folder(self._run / records.UNITS / unit)
-
-    def get_unit(self) -> None:
-        """The unit that was done, in the place of the unfinished one."""
-        folder = self._unfinished.with_suffix("")
-        arriving = folder.with_name(f"{folder.name}.arriving")
-        shutil.rmtree(arriving, ignore_errors=True)
-        self._get_folder(folder, arriving)
-        shutil.rmtree(self._unfinished)
-        arriving.rename(self._unfinished)
-        failed = records.read(self._unfinished / records.SUMMARY, records.UnitSummary).status
-        records.finish_unit(self._unfinished, failed=failed != "ok")
-
-    def _get_folder(self, folder: Path, into: Path | None = None) -> None:
-        there = self._there(folder)
-        for path in self._files.find(there):
-            here = (into or folder) / path[path.index(there) + len(there) :].lstrip("/")
-            here.parent.mkdir(parents=True, exist_ok=True)
-            self._files.get_file(path, str(here))
-
-    def _get(self, *paths: Path) -> None:
-        for path in paths:
+    def _get(self, name: str, here: Path) -> None:
+        files, root = self._open()
+        for there in files.find(f"{root}/{name}"):
+            path = here / there.partition(f"{root}/{name}/")[2]
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._files.get_file(self._there(path), str(path))
+            files.get_file(there, str(path))
 
 
 # On the nodes -------------------------------------------------------------------------------------
 
 
-def _work(folder: str, environment: dict[str, str], storage: str | None = None) -> int:
-    """Runs the unit of an unfinished folder; the exit status of its process."""
+def _work(
+    folder: str, environment: Mapping[str, str], luggage: _Luggage | None
+) -> Iterator[int | None]:
+    """Runs the unit of an unfinished folder: yields None as it begins, then its exit status."""
+    yield None
     unfinished = Path(folder)
-    if storage is None:
-        return _work_in(unfinished, environment)
-    with tempfile.TemporaryDirectory() as here:
-        unfinished = Path(here, *unfinished.parts[-3:])
-        travel = _Travel(storage, unfinished)
-        travel.get_all()
-        code = _work_in(unfinished, environment)
-        if code == 0:
-            travel.put_result()
-        return code
+    if luggage is None:
+        if not unfinished.is_dir():
+            raise FileNotFoundError(
+                f"{folder} is not on the Ray node {platform.node()}: its file system must be "
+                "shared, or --storage given"
+            )
+        yield _exit_code(unfinished, environment)
+        return
+    with tempfile.TemporaryDirectory(prefix="dipddpm-") as run:
+        luggage.unpack(Path(run))
+        unfinished = Path(run, records.UNITS, unfinished.name)
+        code = _exit_code(unfinished, environment)
+        done = unfinished.with_suffix("")
+        luggage.put_result(done if done.exists() else unfinished)
+        yield code
 
 
-def _work_in(unfinished: Path, environment: dict[str, str]) -> int:
-    if not unfinished.exists():  # a node was lost when it had just finished
-        return 0
-    # A node that was lost may have left a part of it.
-    for path in unfinished.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != records.SPEC:
-            path.unlink()
+def _exit_code(unfinished: Path, environment: Mapping[str, str]) -> int:
+    os.environ.pop(_THREADS, None)
     worker = SubprocessEngine().start(unfinished, environment)
-    while (code := worker.exit_code()) is None:
-        time.sleep(_POLL_SECONDS)
-    return code
+    try:
+        while (code := worker.exit_code()) is None:
+            time.sleep(_POLL_SECONDS)
+        return code
+    finally:
+        if worker.exit_code() is None:
+            worker.kill()
 
 
-def _describe(device: str) -> str:
-    command = [sys.executable, "-m", "bench.environment", device]
-    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+def _describe(device: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    os.environ.pop(_THREADS, None)
+    os.environ.update(environment)
+    return ask_environment(device)

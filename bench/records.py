@@ -10,6 +10,8 @@ Imports the standard library and pydantic only.
     RUN/units/UNIT/stages.jsonl    StageRow, one a line: a call of a stage
     RUN/units/UNIT/unit.json       UnitSummary: where the process's time went
     RUN/units/UNIT/artifacts/      stage results, KEY.safetensors
+    RUN/units/UNIT/profile.jsonl   ProfileRow, one a line: a profiled stage
+    RUN/units/UNIT/traces/         STAGE/STAGE.pt.trace.json.gz, for TensorBoard
     RUN/units/UNIT/log.txt         what the worker printed
 
 A unit is worked on in UNIT.part and renamed when it is whole, so it is there whole or not at all.
@@ -19,21 +21,23 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import stat
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
 from bench.versions import upgraded
 
 # 1: the first.
 # 2: units of kind "shared" in place of "priors"; functions of the user's; skipped images; settings
 #    `protocol`, `condition_on` and those of the nets, loaders, schedules and scores.
-# 3: probes, the state of the machine and its energy; setting `files`.
+# 3: probes, the state of the machine and its energy; setting `files`; units of kind "profile".
 SCHEMA_VERSION: Final = 3
 
 Status = Literal["ok", "oom", "nan", "error", "killed", "timeout"]
@@ -42,6 +46,7 @@ Setting = str | int | float | bool | None | tuple[int, ...]
 PLAN, ENVIRONMENT, SUITE = "plan.json", "environment.json", "suite.toml"
 SPEC, RECORDS, STAGES, SUMMARY = "spec.json", "records.jsonl", "stages.jsonl", "unit.json"
 UNITS, ARTIFACTS, LOG, PROGRESS = "units", "artifacts", "log.txt", "progress"
+PROFILE, TRACES = "profile.jsonl", "traces"
 UNFINISHED = ".part"
 # What a full disk or a quota raises, and the exit status of a worker that met it.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -50,15 +55,42 @@ DISK_FULL = 75
 BUSY, KILLED, FAILED, DAMAGED = ASIDE = (".busy", ".killed", ".failed", ".damaged")
 PROGRESS_FORMAT = struct.Struct("<Q")
 
+# What is longer was not written here. Characters of a text; bytes of a file of rows.
+MAX_TEXT = 100_000
+MAX_FILE = 2**30
+# What files and folders are named after: never one outside the run, nor one of another kind.
+Name = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*$", max_length=200)]
+_SHOWN = 2_000
+# Colours and cursor movements of a terminal, and all other control characters but the line end.
+_CONTROL = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x09\x0b-\x1f\x7f-\x9f]"
+)
+
+
+def plain_text(text: str) -> str:
+    """Without what a terminal would act on."""
+    return _CONTROL.sub("", text.replace("\r\n", "\n"))
+
+
+def shortened(text: str) -> str:
+    """A text that is too long to be read, without its middle."""
+    half = _SHOWN // 2
+    return text if len(text) <= _SHOWN else f"{text[:half]} [...] {text[-half:]}"
+
 
 class UserError(Exception):
     """Something the user can mend, in one line: told without a traceback, exit status 2."""
+
+    def __init__(self, text: object) -> None:
+        super().__init__(shortened(plain_text(str(text))))
 
 
 class Row(BaseModel):
     """Base of everything stored. NaN and infinity are stored as strings: JSON knows neither."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", ser_json_inf_nan="strings", str_max_length=MAX_TEXT
+    )
 
     schema_version: Literal[3] = SCHEMA_VERSION
 
@@ -78,10 +110,11 @@ class Case(Row):
 
 
 class UnitSpec(Row):
-    """What one process is to do: a training run and its outcomes, or what such runs share."""
+    """What one process is to do: a training run and its outcomes, what such runs share, or a look
+    at a shortened run under the profiler, which gives no record."""
 
-    unit: str
-    kind: Literal["shared", "train"]
+    unit: Name
+    kind: Literal["shared", "train", "profile"]
     images: str
     # Empty: not known when the unit was planned.
     images_sha256: str = ""
@@ -90,10 +123,15 @@ class UnitSpec(Row):
     device: str
     cases: tuple[Case, ...]
     # Units whose artifacts this one loads.
-    needs: tuple[str, ...] = ()
+    needs: tuple[Name, ...] = ()
     # Iterations of its loops, for the display of progress.
     num_steps: int
     keep_checkpoints: bool = False
+    # Nothing is warmed up before it is measured: what a first call costs is in it.
+    cold: bool = False
+    # Of a profile: NVTX ranges for Nsight Systems, a snapshot of the device's memory.
+    nvtx: bool = False
+    memory_snapshot: bool = False
     # What is not as it was when the run began, and was to be run all the same.
     forced: tuple[str, ...] = ()
 
@@ -116,6 +154,18 @@ class Plan(Row):
     images_skipped: tuple[str, ...] = ()
     # In the order in which they run.
     units: tuple[UnitSpec, ...]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        """A unit that needs one behind it would wait without end."""
+        before: set[str] = set()
+        for spec in self.units:
+            if spec.unit in before or not before.issuperset(spec.needs):
+                raise ValueError(
+                    f"unit {spec.unit!r} must be there once, behind those that it needs"
+                )
+            before.add(spec.unit)
+        return self
 
 
 class Environment(Row):
@@ -147,10 +197,10 @@ class Environment(Row):
 class StageRow(Row):
     """One call of a stage. What was reused carries the cost of making it in the row it names."""
 
-    key: str
+    key: Name
     function: str
     parents: tuple[str, ...]
-    unit: str
+    unit: Name
     # False: the result came from a unit that this one needs, and the figures are empty.
     executed: bool
     seconds: float | None = None
@@ -176,7 +226,7 @@ class Record(Row):
     case_id: str
     repeat: int
     seed: int
-    unit: str
+    unit: Name
     status: Status
     error: str | None = None
     settings: dict[str, Setting]
@@ -225,10 +275,33 @@ class MachineState(Row):
     gpu: GPUState | None
 
 
+class SyncCall(Row):
+    """A call that makes the host wait for the device: all of them from one place."""
+
+    name: str
+    calls: int
+    seconds: float
+    # The innermost lines of our code that it lies in, innermost first; empty: not known.
+    stack: tuple[str, ...]
+
+
+class ProfileRow(Row):
+    """A stage under the profiler, whose times hold the profiler's own cost: none is a result."""
+
+    unit: Name
+    function: Name
+    trace_sha256: str
+    # The steps that were traced, and what is counted over all of them.
+    num_steps: int
+    sync_calls: tuple[SyncCall, ...]
+    # Floating-point operations of a step's nets.
+    flops_per_step: int
+
+
 class UnitSummary(Row):
     """How a unit ended, and where its process's time went: its stages, and all else by name."""
 
-    unit: str
+    unit: Name
     status: Status
     error: str | None = None
     # Empty for a process that did not live to say.
@@ -241,6 +314,7 @@ class UnitSummary(Row):
 
 
 Stored = TypeVar("Stored", bound=Row)
+_Line = TypeVar("_Line", Record, StageRow, ProfileRow)
 
 
 def write(path: Path, row: Row) -> None:
@@ -264,7 +338,7 @@ def append(path: Path, rows: Iterable[Row]) -> None:
 def read(path: Path, kind: type[Stored]) -> Stored:
     """Raises UserError, naming the file, if it is missing or not what it should be."""
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(_content(path))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except ValidationError as error:
@@ -275,7 +349,7 @@ def read_lines(path: Path, kind: type[Stored]) -> list[Stored]:
     """Raises UserError, naming the file and the line, if one is not what it should be."""
     rows = []
     try:
-        lines = path.read_bytes().splitlines()
+        lines = _content(path).splitlines()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     for number, line in enumerate(lines, 1):
@@ -284,6 +358,13 @@ def read_lines(path: Path, kind: type[Stored]) -> list[Stored]:
         except ValidationError as error:
             raise UserError(f"{path}, line {number}: {_first_error(error)}") from error
     return rows
+
+
+def _content(path: Path) -> bytes:
+    size = path.stat().st_size
+    if size > MAX_FILE:
+        raise UserError(f"{path}: must be of at most {MAX_FILE} bytes, got {size}")
+    return path.read_bytes()
 
 
 def _first_error(error: ValidationError) -> str:
@@ -310,6 +391,11 @@ def failure_of(case: Case, unit: str, status: Status, error: str) -> Record:
         error=error,
         settings=case.settings,
     )
+
+
+def trace_file(unit: Path, function: str) -> Path:
+    """The trace of a stage in the folder of its unit: TensorBoard takes the folder for a run."""
+    return unit / TRACES / function / f"{function}.pt.trace.json.gz"
 
 
 def record_failure(unfinished: Path, spec: UnitSpec, status: Status, error: str) -> None:
@@ -371,9 +457,10 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> Run:
-        """Raises UserError if `folder` is no run folder."""
+        """Raises UserError if `folder` is no run folder, or something in it may lead out of it."""
         if not (folder / PLAN).is_file():
             raise UserError(f"run must be a run folder (with {PLAN}), got {str(folder)!r}")
+        _check_holds_files_only(folder)
         return cls(folder)
 
     @cached_property
@@ -402,14 +489,25 @@ class Run:
         return self._lines(RECORDS, Record)
 
     def records_of(self, unit: str) -> list[Record]:
-        path = self.unit_folder(unit) / RECORDS
-        return read_lines(path, Record) if path.exists() else []
+        return self._lines_of(unit, RECORDS, Record)
 
     def stage_rows(self) -> list[StageRow]:
         return self._lines(STAGES, StageRow)
 
+    def stage_rows_of(self, unit: str) -> list[StageRow]:
+        return self._lines_of(unit, STAGES, StageRow)
+
+    def profiles(self) -> list[ProfileRow]:
+        return self._lines(PROFILE, ProfileRow)
+
+    def profiles_of(self, unit: str) -> list[ProfileRow]:
+        return self._lines_of(unit, PROFILE, ProfileRow)
+
     def summary(self, unit: str) -> UnitSummary:
-        return read(self.unit_folder(unit) / SUMMARY, UnitSummary)
+        path = self.unit_folder(unit) / SUMMARY
+        summary = read(path, UnitSummary)
+        _check_is_of(unit, summary.unit, path)
+        return summary
 
     def summaries(self) -> list[UnitSummary]:
         return [self.summary(spec.unit) for spec in self.done()]
@@ -432,13 +530,33 @@ class Run:
             for folder in sorted((self.folder / UNITS).glob(f"*{BUSY}[0-9]*"))
         ]
 
-    def _lines(self, name: str, kind: type[Stored]) -> list[Stored]:
-        return [
-            row
-            for spec in self.done()
-            if (path := self.unit_folder(spec.unit) / name).exists()
-            for row in read_lines(path, kind)
-        ]
+    def _lines(self, name: str, kind: type[_Line]) -> list[_Line]:
+        return [row for spec in self.done() for row in self._lines_of(spec.unit, name, kind)]
+
+    def _lines_of(self, unit: str, name: str, kind: type[_Line]) -> list[_Line]:
+        path = self.unit_folder(unit) / name
+        rows = read_lines(path, kind) if path.exists() else []
+        for row in rows:
+            _check_is_of(unit, row.unit, path)
+        return rows
+
+
+def _check_is_of(unit: str, told: str, path: Path) -> None:
+    if told != unit:
+        raise UserError(f"{path}: must be of unit {unit!r}, got {told!r}")
+
+
+def _check_holds_files_only(run: Path) -> None:
+    """A folder that someone sent may hold links to what is none of its business, or pipes."""
+    for above, folders, files in os.walk(run):
+        for name in (*folders, *files):
+            try:
+                mode = (path := Path(above, name)).lstat().st_mode
+            except FileNotFoundError:  # a worker has just renamed it
+                continue
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise UserError(f"{path}: a run folder must hold files and folders only, this is "
+                                "a link or something else")  # fmt: skip
 
 
 class Costs:

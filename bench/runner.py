@@ -23,6 +23,8 @@ from bench.integrity import damage
 from bench.records import Plan, Record, Run, Status, UnitSpec, UnitSummary, UserError
 
 _LOCK = "lock"
+# What the runner may meet in the run folder, beside a full disk.
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 # How often a finished worker is looked for, and how often the display is told.
 _POLL_SECONDS = 0.05
 _REDRAW_SECONDS = 1.0
@@ -133,17 +135,9 @@ def run_unit(
 ) -> None:
     """Runs one unit, beside other processes that run others of the same folder.
 
-    Raises UserError if there is no such unit, if one that it needs is not done, or if another
-    process works on it or on the whole run.
+    Raises UserError if it cannot be run, or if another process works on it or on the whole run.
     """
-    spec = next((spec for spec in run.plan.units if spec.unit == unit), None)
-    if spec is None:
-        raise UserError(f"unit must be one of the run {str(run.folder)!r}, got {unit!r}")
-    for need in run.plan.units:
-        if need.unit in spec.needs:
-            problem = damage(run, need) if run.is_done(need) else "it is not done"
-            if problem is not None:
-                raise UserError(f"unit {unit!r} needs {need.unit!r}, and {problem}: run it before")
+    spec = ready(run, unit)
     (name, given), *_ = engine.slots(run.environment).items()
     slots = [_Slot(name, given)]
     alone = run.unit_folder(f"{unit}.{_LOCK}")
@@ -157,6 +151,22 @@ def run_unit(
         if not run.is_done(spec):
             _Work(run, engine, display, slots, timeout_seconds, forced, stop, [spec]).do()
         alone.unlink()
+
+
+def ready(run: Run, unit: str) -> UnitSpec:
+    """A unit that is done or can be run.
+
+    Raises UserError if there is no such unit, or if one that it needs is not done.
+    """
+    spec = next((spec for spec in run.plan.units if spec.unit == unit), None)
+    if spec is None:
+        raise UserError(f"unit must be one of the run {str(run.folder)!r}, got {unit!r}")
+    for need in () if run.is_done(spec) else run.plan.units:
+        if need.unit in spec.needs:
+            problem = damage(run, need) if run.is_done(need) else "it is not done"
+            if problem is not None:
+                raise UserError(f"unit {unit!r} needs {need.unit!r}, and {problem}: run it before")
+    return spec
 
 
 @dataclass
@@ -214,6 +224,8 @@ class _Work:
         """Empties the slot of a process that has ended, or has had its time."""
         code = process.exit_code()
         if code is None:
+            if not process.begun:
+                slot.started = time.monotonic()
             if time.monotonic() - slot.started < self.timeout_seconds:
                 return
             process.kill()
@@ -267,15 +279,15 @@ class _Stop:
 
 @contextlib.contextmanager
 def _disk(run: Run) -> Iterator[None]:
-    """What the disk refuses is told in one line; what is done stays."""
+    """What the disk or its permissions refuse is told in one line; what is done stays."""
     try:
         yield
     except OSError as error:
-        if error.errno not in records.DISK_ERRORS:
+        if error.errno not in (*records.DISK_ERRORS, *_NOT_WRITABLE):
             raise
         raise UserError(
-            f"{run.folder}: {error.strerror}; nothing that was done is lost, go on with "
-            f"`bench resume` when there is space"
+            f"{error.filename or run.folder}: {error.strerror}; nothing that was done is lost, go "
+            "on with `bench resume` when that is mended"
         ) from error
 
 

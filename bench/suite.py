@@ -11,6 +11,7 @@ arm = ["none", "data"]        # settings by name too (dipddpm.config.ARMS)
 start_from = "dip"            # the same for the whole grid
 t0 = "T"                      # num_train_timesteps; so may num_inference_steps be
 repeat = [2]                  # runs of one case; an A-vs-A control is a second repeat
+[profile]                     # as a grid: cases of which a shortened run is profiled at the end
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from bench.cases import FIELDS, build, functions_of, new_case, pipeline_config, settings_of
-from bench.records import Case, UserError
+from bench.records import MAX_TEXT, Case, UserError
 from dipddpm.checks import MAX_WHOLE
 from dipddpm.config import ARMS, PROTOCOLS, NoiseScheduleConfig, OutcomeConfig, PipelineConfig
 from dipddpm.lookup import look_in
@@ -36,6 +37,7 @@ from dipddpm.sources import OBJECTS, ImageSource, absolute_name
 SUITES = Path(__file__).parent / "suites"
 # More would take minutes to plan, and is a slip of the pen.
 MAX_CASES = 20_000
+MAX_BYTES = MAX_TEXT
 
 
 class _SuiteFile(BaseModel):
@@ -46,6 +48,7 @@ class _SuiteFile(BaseModel):
     images: str = OBJECTS
     base: dict[str, Any] = {}
     grid: list[dict[str, Any]]
+    profile: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Suite:
     images: str
     text: str
     cases: tuple[Case, ...]
+    profiled: tuple[Case, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -67,7 +71,7 @@ class Suite:
 
     def functions(self) -> dict[str, str]:
         """The sha256 of the file of each function of the user's that a case names."""
-        return functions_of(self.cases)
+        return functions_of((*self.cases, *self.profiled))
 
 
 def names() -> list[str]:
@@ -84,6 +88,8 @@ def load(suite: str, *, seed: int | None = None, images: str | None = None) -> S
     """
     path = Path(suite) if suite.endswith(".toml") else SUITES / f"{suite}.toml"
     try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise UserError(f"{path}: must be of at most {MAX_BYTES} bytes, got {size}")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(
@@ -91,7 +97,10 @@ def load(suite: str, *, seed: int | None = None, images: str | None = None) -> S
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {error}") from error
-    return parse(text, str(path), path.stem, seed=seed, images=images)
+    try:
+        return parse(text, str(path), path.stem, seed=seed, images=images)
+    except RecursionError:
+        raise UserError(f"{path}: its values are nested too deeply") from None
 
 
 def parse(
@@ -100,9 +109,7 @@ def parse(
     """As `load`, from the text of a file."""
     look_in(str(Path(file).resolve().parent))
     try:
-        content = _SuiteFile.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{file}: {error}") from error
+        content = _SuiteFile.model_validate(_tables(text, file))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
@@ -117,32 +124,46 @@ def parse(
     beside = Path(file).parent if images is None else Path()
     images = absolute_name(content.images if images is None else images, beside)
 
-    cases: dict[tuple[str, int], Case] = {}
-    for number, grid in enumerate(content.grid, 1):
-        where = f"{file}: grid {number}"
-        for settings in _combinations(base, grid, file, where):
-            if seed is not None and "seed" in grid:
-                settings["seed"] += seed  # an axis of seeds, moved along
-            case = _case(settings, images, where)
-            if (case.case_id, case.repeat) in cases:
-                there = {**case.settings, "seed": case.seed, "repeat": case.repeat}
-                varied = {key: there[key] for key in grid if key in there}
-                raise UserError(f"{where}: a case that is already there: {varied}; see `repeat`")
-            cases[case.case_id, case.repeat] = case
+    def cases_of(grids: dict[str, dict[str, Any]]) -> tuple[Case, ...]:
+        cases: dict[tuple[str, int], Case] = {}
+        for name, grid in grids.items():
+            where = f"{file}: {name}"
+            for settings in _combinations(base, grid, file, where):
+                if seed is not None and "seed" in grid:
+                    settings["seed"] += seed  # an axis of seeds, moved along
+                case = _case(settings, images, where)
+                if (case.case_id, case.repeat) in cases:
+                    there = {**case.settings, "seed": case.seed, "repeat": case.repeat}
+                    varied = {key: there[key] for key in grid if key in there}
+                    raise UserError(
+                        f"{where}: a case that is already there: {varied}; see `repeat`"
+                    )
+                cases[case.case_id, case.repeat] = case
+        return tuple(cases.values())
+
+    cases = cases_of({f"grid {number}": grid for number, grid in enumerate(content.grid, 1)})
+    profiled = cases_of({} if content.profile is None else {"profile": content.profile})
     if not cases:
         raise UserError(f"{file}: grid must name at least one case, got []")
-    held_out = {case.settings["num_held_out"] for case in cases.values()}
+    held_out = {case.settings["num_held_out"] for case in cases}
     if len(held_out) > 1:
         raise UserError(
             f"{file}: num_held_out must be the same in all cases, or their scores are of different "
             f"images, got {', '.join(map(str, sorted(held_out, key=str)))}"
         )
-    return Suite(name, file, content.title, content.about, images, text, tuple(cases.values()))
+    return Suite(name, file, content.title, content.about, images, text, cases, profiled)
+
+
+def _tables(text: str, file: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:  # of TOML, or of a number too long for Python
+        raise UserError(f"{file}: {error}") from error
 
 
 def check_enough(suite: Suite, source: ImageSource) -> None:
     """Raises UserError if the source holds too few images for a case."""
-    for case in suite.cases:
+    for case in (*suite.cases, *suite.profiled):
         data = pipeline_config((case,)).data
         try:
             source.check_enough(data.num_images, data.num_held_out)

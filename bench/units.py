@@ -38,9 +38,9 @@ _ARM_FIELDS = {"train_on", "condition_on", *fields_of(LoaderConfig)}
 
 
 def plan_units(
-    suite: Suite, *, seed: int, device: str, keep_checkpoints: bool = False
+    suite: Suite, *, seed: int, device: str, keep_checkpoints: bool = False, cold: bool = False
 ) -> list[UnitSpec]:
-    """The units of a suite in the order in which they run: what runs share first, then the runs.
+    """The units of a suite in the order in which they run: what runs share, the runs, profiles.
 
     Training runs that differ in their arm alone follow each other, so that a drift of the machine
     hits both sides of a comparison; the order is random within them and among them.
@@ -67,6 +67,7 @@ def plan_units(
         "functions": suite.folder,
         "device": device,
         "keep_checkpoints": keep_checkpoints,
+        "cold": cold,
     }
     shared_units = {
         key: _shared_unit(tuple(cases.values()), **given) for key, cases in shared.items()
@@ -79,7 +80,20 @@ def plan_units(
     return [
         *order.sample(list(shared_units.values()), len(shared_units)),
         *_interleaved(train_units, order),
+        *_profile_units(suite.profiled, **given),
     ]
+
+
+def plan_profiles(
+    suite: Suite, *, device: str, nvtx: bool = False, memory_snapshot: bool = False
+) -> list[UnitSpec]:
+    """A profile of the first case of each arm of a suite, and no other unit."""
+    first: dict[str, Case] = {}
+    for case in suite.cases:
+        arm = {key: value for key, value in case.settings.items() if key in _ARM_FIELDS}
+        first.setdefault(digest([arm]), case)
+    given = {"images": suite.images, "functions": suite.folder, "device": device}
+    return _profile_units(first.values(), nvtx=nvtx, memory_snapshot=memory_snapshot, **given)
 
 
 def _run_settings(case: Case) -> dict[str, Setting]:
@@ -161,8 +175,8 @@ def _least(case: Case, kept: set[str], *, seed: int | None = None, **asked: Sett
 def _train_unit(cases: tuple[Case, ...], needs: tuple[str, ...], **given: Any) -> UnitSpec:
     config = pipeline_config(cases)
     words = [
-        "train", config.train_on.replace(":", "."), config.loading.loader, config.data.num_images,
-        config.schedule.num_train_timesteps, config.schedule.beta_schedule.split("_")[0],
+        "train", *_arm_words(config), config.schedule.num_train_timesteps,
+        config.schedule.beta_schedule.split("_")[0],
     ]  # fmt: skip
     num_steps = config.milestones[-1] * config.steps_per_epoch + sum(
         outcome.sampling.num_inference_steps for outcome in config.outcomes
@@ -192,15 +206,29 @@ def _shared_unit(cases: tuple[Case, ...], **given: Any) -> UnitSpec:
     return UnitSpec(unit=name, kind="shared", cases=cases, num_steps=num_steps, **given)
 
 
+def _profile_units(cases: Iterable[Case], **given: Any) -> list[UnitSpec]:
+    return [
+        UnitSpec(
+            unit=_unit_name(["profile", *_arm_words(pipeline_config((case,)))], (case,)),
+            kind="profile",
+            cases=(case,),
+            # Not counted: they tell nothing of the pace of what is measured.
+            num_steps=0,
+            **given,
+        )
+        for case in cases
+    ]
+
+
+def _arm_words(config: PipelineConfig) -> list[Any]:
+    return [config.train_on.replace(":", "."), config.loading.loader, config.data.num_images]
+
+
 def _num_chunks(counts: Iterable[int], dip: DIPConfig) -> int:
     """Fits that it takes for so many images, where a set that is a prefix shares its chunks."""
-    return len(
-        {
-            (first, min(first + dip.images_per_fit, count))
-            for count in counts
-            for first in range(0, count, dip.images_per_fit)
-        }
-    )
+    known = set(counts)
+    whole, rests = max(known) // dip.images_per_fit, [n for n in known if n % dip.images_per_fit]
+    return whole + len(rests)
 
 
 def _unit_name(words: list[Any], cases: tuple[Case, ...]) -> str:

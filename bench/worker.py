@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import sys
@@ -21,7 +22,7 @@ from bench.machine import Machine
 from bench.meters import Device, SharedCounter, Spans
 from bench.probe import probe
 from bench.records import Case, MachineState, Probe, Record, Status, UnitSpec, UnitSummary
-from bench.warmup import wake
+from bench.warmup import wake, warm_up
 from dipddpm.config import Context, OutcomeConfig
 from dipddpm.dip import fit_priors
 from dipddpm.guard_rails import guard_rails
@@ -39,8 +40,20 @@ def main(unfinished: Path, started: float, *, import_seconds: float = 0.0) -> No
     started: time.monotonic() at which the process was asked for
     import_seconds: the part since then that went into loading torch and this package
 
-    A failure is a result too: the records of what it kept from being done say so.
+    A failure is a result too: the records of what it kept from being done say so. A full disk is
+    none: the process ends with its own exit status, and the unit stays unfinished.
     """
+    try:
+        _main(unfinished, started, import_seconds)
+    except OSError as error:
+        if not _disk_is_full(error):
+            raise
+        with contextlib.suppress(OSError):  # the log lies on the same disk
+            traceback.print_exception(error)
+        sys.exit(records.DISK_FULL)
+
+
+def _main(unfinished: Path, started: float, import_seconds: float) -> None:
     process_start = time.monotonic() - started - import_seconds
     spans = Spans()
     # What the imports made is there for good: no later collection has to walk through it.
@@ -66,26 +79,32 @@ def main(unfinished: Path, started: float, *, import_seconds: float = 0.0) -> No
             counter=SharedCounter(unfinished / records.PROGRESS),
             # A fit just before would speed up the training that follows it in the same process.
             refused=frozenset({fit_priors}) if spec.kind == "train" else frozenset(),
+            warm=None if spec.cold else warm_up,
         )
     probes: list[Probe] = []
     states: list[MachineState] = []
 
     def look() -> None:
+        if spec.kind == "profile":  # which measures nothing: the machine may be busy
+            return
         with spans("probe"):
-            probes.append(probe(device))
+            if not spec.cold:  # which a probe would warm up
+                probes.append(probe(device))
             states.append(machine.state())
 
     status: Status = "ok"
     text = None
     with spans("pipeline"):
         try:
-            with spans("wake_device"):
-                wake(device.torch_device)
+            if not spec.cold:
+                with spans("wake_device"):
+                    wake(device.torch_device)
             look()
             run_unit(unfinished, spec, ledger, spans)
             look()
         except Exception as error:  # whatever it is becomes a row, and the grid goes on
-            _stop_if_disk_is_full(error)
+            if _disk_is_full(error):
+                raise
             status, text = _failure(error)
             records.record_failure(unfinished, spec, status, text)
     with spans("finish_unit"):
@@ -122,6 +141,12 @@ def run_unit(unfinished: Path, spec: UnitSpec, ledger: MeasuringLedger, spans: S
     _check_functions(unfinished, spec)
     with spans("open_images"):
         source = _images(spec)
+    if spec.kind == "profile":
+        from bench.profiling import profile_unit  # which the measured units do not load
+
+        with spans("profile"):
+            profile_unit(unfinished, spec, source, ledger.device)
+        return
     context = Context(
         seed=spec.cases[0].seed,
         device=str(ledger.device.torch_device),
@@ -137,7 +162,8 @@ def run_unit(unfinished: Path, spec: UnitSpec, ledger: MeasuringLedger, spans: S
         try:
             outcome = attempt.run()
         except Exception as error:  # the net is there for the outcomes that are still to come
-            _stop_if_disk_is_full(error)
+            if _disk_is_full(error):
+                raise
             record = records.failure_of(case, spec.unit, *_failure(error))
         else:
             warnings = (
@@ -190,11 +216,8 @@ def _left_out(source: ImageSource) -> tuple[str, ...]:
     return (*lines[:MAX_LEFT_OUT], f"{len(lines) - MAX_LEFT_OUT} more images left out")
 
 
-def _stop_if_disk_is_full(error: Exception) -> None:
-    """It is no failure of a case: the unit is left unfinished, and the run stops."""
-    if isinstance(error, OSError) and error.errno in records.DISK_ERRORS:
-        traceback.print_exception(error)
-        sys.exit(records.DISK_FULL)
+def _disk_is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in records.DISK_ERRORS
 
 
 def _failure(error: Exception) -> tuple[Status, str]:
@@ -202,7 +225,8 @@ def _failure(error: Exception) -> tuple[Status, str]:
     traceback.print_exception(error)
     status: Status = "oom" if is_out_of_memory(error) else "error"
     # The notes name the stage, be it a function of the user's.
-    return status, " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
+    text = " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
+    return status, records.shortened(text)
 
 
 def _record(
@@ -230,8 +254,9 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether Python's, CUDA's or torch's allocator had no more."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # What torch's allocator on the CPU raises is a plain RuntimeError.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    # What torch raises on the CPU is a plain RuntimeError.
+    words = ("can't allocate memory", "std::bad_alloc")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def _needed_artifacts(units: Path, spec: UnitSpec) -> dict[str, tuple[Path, str]]:

@@ -21,6 +21,7 @@ from bench.records import (
     Case,
     Environment,
     Plan,
+    ProfileRow,
     Record,
     Run,
     StageRow,
@@ -42,6 +43,7 @@ class Loaded:
     missing_units: units of the plan that are not done, those without cases of their own included
     attempts: attempts at units that were kept aside, by the names of their folders
     busy: those of them that were made while the machine was busy
+    profiles: the stages that ran under the profiler; none of their times is in `rows`
     """
 
     folder: Path
@@ -54,6 +56,7 @@ class Loaded:
     missing_units: tuple[str, ...]
     attempts: tuple[str, ...]
     busy: tuple[UnitSummary, ...]
+    profiles: tuple[ProfileRow, ...]
 
     @property
     def resume(self) -> str:
@@ -72,21 +75,31 @@ def load_run(folder: Path) -> Loaded:
     """Raises UserError, naming the file, if the folder is no run, a line is broken, or none is "
     "there."""
     run = Run.open(folder)
-    records = run.records()
-    if not records:
+    records, profiles = run.records(), run.profiles()
+    if not records and not profiles:
         raise UserError(f"{folder}: no record yet; make some with: python -m bench resume {folder}")
     return Loaded(
         folder=folder,
         plan=run.plan,
         environment=run.environment,
-        records=tuple(records),
+        records=tuple(map(_with_plain_settings, records)),
         rows=tuple(run.stage_rows()),
         summaries=tuple(run.summaries()),
         missing=tuple(run.missing()),
         missing_units=tuple(spec.unit for spec in run.plan.units if not run.is_done(spec)),
         attempts=tuple(_attempts(folder / UNITS)),
         busy=tuple(run.busy_attempts()),
+        profiles=tuple(profiles),
     )
+
+
+def _with_plain_settings(record: Record) -> Record:
+    """They become labels of figures, which have no glyph for what a terminal acts on."""
+    plain = {
+        name: plain_text(value) if isinstance(value, str) else value
+        for name, value in record.settings.items()
+    }
+    return record.model_copy(update={"settings": plain})
 
 
 def _attempts(units: Path) -> Iterable[str]:

@@ -25,6 +25,7 @@ from reports.sections.loss import loss
 from reports.sections.machine import machine
 from reports.sections.noise import noise
 from reports.sections.pictures import pictures
+from reports.sections.profile import profile
 from reports.sections.published import published
 from reports.sections.restoration import restoration
 from reports.sections.scaling import scaling
@@ -67,6 +68,8 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def _sections(report: Report, csv: str) -> list[Section]:
+    if not report.run.records:  # of `bench profile`, which measures nothing
+        return [profile(report), about_run.troubles(report), about_run.environment(report)]
     shown, scored = pictures(report), quality.quality(report)
     # Noise is judged by looking at it, not by a score of it.
     near_noise = 2 * sum(one.looks_like_noise for one in report.generated) > len(report.generated)
@@ -80,6 +83,7 @@ def _sections(report: Report, csv: str) -> list[Section]:
         *((shown, scored) if near_noise else (scored, shown)),
         restoration(report),
         scaling(report),
+        profile(report),
         noise(report),
         machine(report),
         about_run.results(report, csv),
@@ -129,9 +133,11 @@ def _incomplete(report: Report) -> list[str]:
     """What the reader has to know before anything else."""
     failed = sum(not outcome.ok for outcome in report.found)
     lines = []
-    if report.run.missing_units and not report.run.missing:
+    profiles = {spec.unit for spec in report.run.plan.units if spec.kind == "profile"}
+    unknown = [unit for unit in report.run.missing_units if unit not in profiles]
+    if unknown and not report.run.missing:
         lines.append(
-            f"Costs that rest on {', '.join(report.run.missing_units)} are unknown: not done yet; "
+            f"Costs that rest on {', '.join(unknown)} are unknown: not done yet; "
             f"made by `{report.run.resume}`"
         )
     if report.run.missing:

@@ -72,7 +72,7 @@ class Tables:
     step_seconds: of each step; on a GPU until its last kernel has ended
     phases: seconds a step on the host, by PHASES
     device: seconds a step by DEVICE_PARTS; empty without a GPU
-    memory: by device, (seconds since the first event, bytes allocated), the highest of each while
+    memory: by device, (seconds since the first event, bytes allocated), the highest of each moment
     """
 
     step_seconds: tuple[float, ...]
@@ -174,12 +174,12 @@ def _phase(event: Event) -> str | None:
 
 
 def _highest(points: Iterable[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-    """The highest of each of _CURVE_POINTS whiles: few points, and no peak is lost."""
+    """The highest of each of _CURVE_POINTS moments: few points, and no peak is lost."""
     known = sorted(points)
     first, last = known[0][0], known[-1][0]
     length = (last - first) / _CURVE_POINTS or 1.0
     highest: dict[int, float] = {}
     for when, height in known:
-        while_ = min(int((when - first) / length), _CURVE_POINTS - 1)
-        highest[while_] = max(highest.get(while_, 0.0), height)
-    return tuple((first + place * length, height) for place, height in highest.items())
+        moment = min(int((when - first) / length), _CURVE_POINTS - 1)
+        highest[moment] = max(highest.get(moment, 0.0), height)
+    return tuple((first + moment * length, height) for moment, height in highest.items())

@@ -269,7 +269,7 @@ def test_list_names_every_suite() -> None:
     done = bench("list")
     assert done.returncode == 0
     assert "quick" in done.stdout
-    assert "38 cases in 17 units" in done.stdout
+    assert "38 cases in 18 units" in done.stdout
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["run", "nowhere"], ["run", "TOY"]])

@@ -67,6 +67,8 @@ _RATIO_TICKS = (
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "dipddpm",
+    # A name from outside may hold dollar signs.
+    "text.parse_math": False,
     "font.size": 9,
     "axes.labelsize": 9,
     "axes.titlesize": 9,

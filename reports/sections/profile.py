@@ -1,0 +1,256 @@
+"""What the profiler saw in a step of each loop: phases, operators, kernels, waits, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bench.records import ProfileRow
+from bench.traces import TraceError
+from reports.blocks import Block, Cell, Figure, Note, Section, Table, Text, Value, raw_table
+from reports.context import Report
+from reports.figures import profile as figures
+from reports.figures import svg
+from reports.figures.profile import MemoryCurve, PhaseBar
+from reports.load import without_home
+from reports.traces import DEVICE_PARTS, PHASES, Tables, read_tables
+from reports.words import bytes_of, percent, plural, seconds, three
+
+TITLE = "Inside a step: the profiler"
+_LEAD = (
+    "Times in this section hold the profiler's own cost: a step takes up to half as long again. "
+    "They stand in no other table; compare them with each other alone."
+)
+_STAGES = {"fit_priors": "priors", "train_ddpm": "train", "sample": "sample"}
+# Of each stage; and of a name, which in C++ has no end.
+_TOP, _NAME = 8, 90
+
+
+@dataclass(frozen=True)
+class _Profile:
+    """A profiled stage with what its trace tells."""
+
+    arm: str
+    row: ProfileRow
+    tables: Tables
+
+    @property
+    def label(self) -> str:
+        return f"{self.arm}, {self.stage}"
+
+    @property
+    def stage(self) -> str:
+        return _STAGES.get(self.row.function, self.row.function)
+
+    @property
+    def step(self) -> float:
+        """Its mean seconds."""
+        return sum(self.tables.step_seconds) / len(self.tables.step_seconds)
+
+
+def profile(report: Report) -> Section:
+    """The traces of a run's profile units, read."""
+    run = report.run
+    if not run.profiles:
+        command = f"python -m bench profile {run.plan.suite}"
+        return Section("profile", TITLE, f"This run has no profile; make one with `{command}`.")
+    arms = _arms(report)
+    found: list[_Profile] = []
+    broken: list[Block] = []
+    for row in run.profiles:
+        try:
+            read = read_tables(row, run.folder / "units" / row.unit)
+        except TraceError as error:
+            broken.append(Note(f"A trace is left out: {without_home(str(error))}"))
+        else:
+            found.append(_Profile(arms[row.unit], row, read))
+    if not found:
+        return Section("profile", TITLE, "No trace of this run can be read.", broken, _LEAD)
+    blocks = [*broken, _phases(found), *_device(found), *_waits(found), *_operators(found),
+              *_kernels(found), *_memory(found), _elsewhere(report)]  # fmt: skip
+    return Section("profile", TITLE, _finding(found), blocks, _LEAD)
+
+
+def _arms(report: Report) -> dict[str, str]:
+    """What each profile unit is of, as short as tells them apart."""
+    names = ("train_on", "loader", "flip", "condition_on")
+    settings = {
+        spec.unit: [str(spec.cases[0].settings[name]) for name in names]
+        for spec in report.run.plan.units
+        if spec.kind == "profile"
+    }
+    varied = [
+        place
+        for place in range(len(names))
+        if place == 0 or len({values[place] for values in settings.values()}) > 1
+    ]
+    return {unit: ", ".join(values[i] for i in varied) for unit, values in settings.items()}
+
+
+def _finding(found: list[_Profile]) -> str:
+    one = next((one for one in found if one.stage == "train"), found[0])
+    whole = sum(one.tables.phases.values())
+    parts = ", ".join(
+        f"{phase} {percent(one.tables.phases[phase] / whole)}"
+        for phase in sorted(PHASES, key=lambda phase: -one.tables.phases[phase])
+        if one.tables.phases[phase]
+    )
+    calls = sum(sum(call.calls for call in one.row.sync_calls) for one in found)
+    said = (
+        f"{plural(calls, 'call')} inside the traced steps {'makes' if calls == 1 else 'make'} the "
+        "host wait for a device."
+        if calls
+        else "No call inside a step makes the host wait for a device."
+    )
+    return f"A step of {one.label}: {parts}. {said}"
+
+
+def _phases(found: list[_Profile]) -> Figure:
+    bars = [PhaseBar(one.label, one.tables.phases) for one in found]
+    rows: list[list[Value]] = [
+        [one.label, len(one.tables.step_seconds), one.step, one.row.flops_per_step / 1e9,
+         *(one.tables.phases[phase] for phase in PHASES)]
+        for one in found
+    ]  # fmt: skip
+    return Figure(
+        svg.render(
+            "profile-phases",
+            "Phases of a step of each profiled loop",
+            lambda width: figures.phases(bars, width),
+        ),
+        "Means of the traced steps. Other operators: loss, noise, clipping, averaged weights. No "
+        "operator: Python between them. On a GPU this is the host, which launches kernels ahead.",
+        raw_table(
+            ["stage", "steps", "step, s", "GFLOP a step", *(f"{phase}, s" for phase in PHASES)],
+            rows,
+        ),
+    )
+
+
+def _device(found: list[_Profile]) -> list[Block]:
+    with_device = [one for one in found if one.tables.device]
+    if not with_device:
+        return []
+    rows = [
+        [
+            Cell(one.label, one.label),
+            Cell(seconds(one.step), one.step),
+            *(_share(one.tables.device[part], one.step) for part in DEVICE_PARTS),
+        ]
+        for one in with_device
+    ]
+    caption = (
+        "The GPU in a step: what it does, and while it is idle what the host does. A step lasts "
+        "until its last kernel has ended."
+    )
+    return [Table(["stage", "step", *DEVICE_PARTS], rows, caption)]
+
+
+def _share(part: float, whole: float) -> Cell:
+    share = part / whole if whole else 0.0
+    return Cell(percent(share), share)
+
+
+def _waits(found: list[_Profile]) -> list[Block]:
+    heading = "Calls that make the host wait for the device"
+    rows = [
+        [
+            Cell(one.label, one.label),
+            _name(call.name),
+            _number(call.calls / one.row.num_steps),
+            Cell(seconds(call.seconds / one.row.num_steps), call.seconds / one.row.num_steps),
+            _name(" < ".join(call.stack) or "not known"),
+        ]
+        for one in found
+        for call in one.row.sync_calls
+    ]
+    if not rows:
+        return [Text("None inside the traced steps.", heading)]
+    columns = ["stage", "call", "calls a step", "time a step", "our lines, the innermost first"]
+    return [Text("", heading), Table(columns, rows)]
+
+
+def _operators(found: list[_Profile]) -> list[Block]:
+    on_device = any(one.tables.device for one in found)
+    rows = [
+        [
+            Cell(one.label, one.label),
+            _name(operator.name),
+            _number(operator.calls / steps),
+            Cell(seconds(operator.host_seconds / steps), operator.host_seconds / steps),
+            *([_device_time(operator.device_seconds, steps)] if on_device else []),
+        ]
+        for one in found
+        for steps in [len(one.tables.step_seconds)]
+        for operator in one.tables.operators[:_TOP]
+    ]
+    columns = ["stage", "operator", "calls a step", "host, itself, a step"]
+    if on_device:
+        columns.append("its kernels, a step")
+    return [Text("", "Costliest operators"), Table(columns, rows, filterable=True)]
+
+
+def _device_time(taken: float | None, steps: int) -> Cell:
+    return Cell("–", None) if taken is None else Cell(seconds(taken / steps), taken / steps)
+
+
+def _kernels(found: list[_Profile]) -> list[Block]:
+    rows = [
+        [
+            Cell(one.label, one.label),
+            _name(kernel.name),
+            _number(kernel.calls / steps),
+            Cell(seconds(kernel.seconds / steps), kernel.seconds / steps),
+        ]
+        for one in found
+        for steps in [len(one.tables.step_seconds)]
+        for kernel in one.tables.kernels[:_TOP]
+    ]
+    if not rows:
+        return []
+    columns = ["stage", "kernel", "calls a step", "time a step"]
+    return [Text("", "Costliest kernels"), Table(columns, rows, filterable=True)]
+
+
+def _memory(found: list[_Profile]) -> Iterable[Block]:
+    curves = [
+        MemoryCurve(f"{one.label}, {device}", points)
+        for one in found
+        for device, points in one.tables.memory.items()
+    ]
+    if not curves:
+        return
+    yield Figure(
+        svg.render(
+            "profile-memory",
+            "Memory that torch allocated during the traced steps",
+            lambda width: figures.memory(curves, width),
+            wide=svg.BROAD,
+        ),
+        "Bytes that torch had allocated, the highest of each moment; on a CPU, of what was "
+        "allocated since the profiler began.",
+        raw_table(["curve", "peak", "bytes"], [_peak(curve) for curve in curves]),
+        broad=True,
+    )
+
+
+def _peak(curve: MemoryCurve) -> Sequence[str | float]:
+    highest = max(height for _, height in curve.points)
+    return [curve.label, bytes_of(int(highest)), highest]
+
+
+def _elsewhere(report: Report) -> Text:
+    folder = without_home(str(report.run.folder))
+    return Text(
+        f"`tensorboard --logdir {folder}` shows the traces themselves; each is a file that "
+        "chrome://tracing and its like read, too."
+    )
+
+
+def _name(text: str) -> Cell:
+    """Of a name that may be anything, as much as can be read."""
+    return Cell(text if len(text) <= _NAME else f"{text[:_NAME]}…", text[:_NAME])
+
+
+def _number(value: float) -> Cell:
+    return Cell(three(value) if value % 1 else f"{value:.0f}", value)

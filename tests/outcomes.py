@@ -1,0 +1,20 @@
+"""What two runs of one suite have in common, however their workers were started."""
+
+from __future__ import annotations
+
+from bench.records import Record, Run
+from tests.toy import BASE
+
+# Priors, and two training runs of which one needs them.
+SMALL = BASE + '[[grid]]\ntrain_on = ["images", "dip"]\nnum_images = 4\nepochs = [1, 2]\n'
+NUM_SMALL = 4
+
+
+def untimed(run: Run) -> tuple[list[Record], list[object]]:
+    """Its records, and all of its stages but the times."""
+    rows: list[object] = [
+        (row.unit, row.key, row.function, row.parents, row.executed, row.artifact_sha256,
+         len(row.step_seconds))
+        for row in run.stage_rows()
+    ]  # fmt: skip
+    return run.records(), rows
