@@ -104,10 +104,11 @@ class ForkserverEngine:
             there.close()
             answer = here.recv()
         except _SERVER_GONE:
-            raise UserError(
-                "the process that looks at the machine ended without an answer"
-            ) from None
-        worker.join()
+            raise UserError("the process that looks at the machine gave no answer") from None
+        finally:
+            if worker.pid is not None:  # it was started; nobody waits for more of it
+                worker.kill()
+                worker.join()
         return environment_of(answer)
 
     def slots(self, machine: Environment) -> dict[str, dict[str, str]]:

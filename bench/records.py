@@ -523,11 +523,11 @@ class Run:
             if (case.case_id, case.repeat) not in there
         ]
 
-    def busy_attempts(self) -> list[UnitSummary]:
-        """Of the attempts at units that were measured again, as the machine was busy."""
+    def attempts(self, why: str) -> list[UnitSummary]:
+        """Of the attempts at units that were set aside with that word."""
         return [
             read(folder / SUMMARY, UnitSummary)
-            for folder in sorted((self.folder / UNITS).glob(f"*{BUSY}[0-9]*"))
+            for folder in sorted((self.folder / UNITS).glob(f"*{why}[0-9]*"))
         ]
 
     def _lines(self, name: str, kind: type[_Line]) -> list[_Line]:

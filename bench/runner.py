@@ -303,12 +303,14 @@ def _set_aside_damaged(run: Run, spec: UnitSpec, display: Display) -> bool:
 
 def _busy(run: Run, display: Display, share: float) -> list[UnitSpec]:
     """The units to be measured again as the machine was busy, as many as may be, in order."""
-    seconds = {summary.unit: summary.process_seconds or 0.0 for summary in run.summaries()}
-    aside = run.busy_attempts()
+    measured = [summary for summary in run.summaries() if summary.status == "ok"]
+    seconds = {summary.unit: summary.process_seconds or 0.0 for summary in measured}
+    # The earlier attempt, or the later one if it failed.
+    aside = [*run.attempts(records.BUSY), *run.attempts(records.FAILED)]
     attempts = Counter(summary.unit for summary in aside)
     spent = sum(summary.process_seconds or 0.0 for summary in aside)
     limit = share * sum(seconds.values())
-    reasons = noise.busy(run.summaries(), run.environment.cpu_count)
+    reasons = noise.busy(measured, run.environment.cpu_count)
     chosen = []
     for spec in run.plan.units:
         if spec.unit not in reasons or attempts[spec.unit] >= _MAX_RERUNS:

@@ -15,6 +15,7 @@ from safetensors.numpy import load as load_tensors
 from bench.records import (
     ARTIFACTS,
     ASIDE,
+    BUSY,
     LOG,
     UNFINISHED,
     UNITS,
@@ -88,7 +89,7 @@ def load_run(folder: Path) -> Loaded:
         missing=tuple(run.missing()),
         missing_units=tuple(spec.unit for spec in run.plan.units if not run.is_done(spec)),
         attempts=tuple(_attempts(folder / UNITS)),
-        busy=tuple(run.busy_attempts()),
+        busy=tuple(run.attempts(BUSY)),
         profiles=tuple(profiles),
     )
 

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -156,9 +157,39 @@ def test_a_unit_on_a_busy_machine_is_measured_again_twice_at_most(
     assert engine.asked == [unit_of(run, "shared"), unit, unit]
     assert f"again: {unit}: it was busy" in said
     assert aside(run) == [f"{unit}.busy1", f"{unit}.busy2"]
-    assert [attempt.unit for attempt in run.busy_attempts()] == [unit, unit]
-    assert run.busy_attempts()[0] == first
+    assert [attempt.unit for attempt in run.attempts(records.BUSY)] == [unit, unit]
+    assert run.attempts(records.BUSY)[0] == first
     assert run.records() == finished.records()
+
+
+def summarise(run: Run, unit: str, **changed: Any) -> None:
+    summary = run.summary(unit).model_copy(update=changed)
+    records.write(run.unit_folder(unit) / records.SUMMARY, summary)
+
+
+def test_a_unit_that_failed_is_not_measured_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would fail again, and leave the attempt that is there as it is, without end."""
+    unit = unit_of(run, "train")
+    # As if whatever is looked at was busy.
+    monkeypatch.setattr(noise, "busy", lambda found, _: {one.unit: ("busy",) for one in found})
+    assert unit in [spec.unit for spec in runner._busy(run, _Quiet(), 1.0)]
+    summarise(run, unit, status="error")
+    assert unit not in [spec.unit for spec in runner._busy(run, _Quiet(), 1.0)]
+
+
+def test_measuring_again_that_fails_counts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = unit_of(run, "train")
+    monkeypatch.setattr(noise, "busy", lambda *_: {unit: ("busy",)})
+    for _ in range(2):
+        assert [spec.unit for spec in runner._busy(run, _Quiet(), 1.0)] == [unit]
+        again = run.unfinished(unit)
+        again.mkdir()
+        summary = run.summary(unit).model_copy(update={"status": "oom", "process_seconds": None})
+        records.write(again / records.SUMMARY, summary)
+        records.finish_unit(again, failed=True)
+    assert runner._busy(run, _Quiet(), 1.0) == []
 
 
 def test_no_more_is_measured_again_than_the_share_of_the_run(
