@@ -122,7 +122,7 @@ def log_tail(run: Loaded, unit: str) -> str:
         return ""
     with path.open("rb") as log:
         log.seek(max(0, path.stat().st_size - _LOG_BYTES))
-        lines = log.read(_LOG_BYTES).decode(errors="replace").splitlines()
+        lines = log.read().decode(errors="replace").splitlines()
     return plain_text("\n".join(lines[-LOG_LINES:])).strip()
 
 

@@ -59,15 +59,19 @@ def test_files_may_not_grow(
     whole.judge(fault, run, done)
 
 
+def mount(*arguments: str | Path) -> None:
+    """Skips the test where it may not."""
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    mount("-t", "tmpfs", "-o", "size=4m", "none", folder)
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
@@ -92,43 +96,33 @@ def test_the_disk_is_full(
 
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Root is refused by nothing but a file system that is mounted so."""
-    if os.geteuid() == 0:
-        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
-    else:
-        (folder / "run").chmod(0o500)
+    """Root is refused by no permissions, but by a file system that is mounted so."""
+    if os.geteuid() != 0:
+        folder.chmod(0o500)
+        yield
+        folder.chmod(0o700)
+        return
+    mount("--bind", folder, folder)
     try:
+        mount("-o", "remount,bind,ro", folder)
         yield
     finally:
-        if os.geteuid() == 0:
-            subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
-        else:
-            (folder / "run").chmod(0o700)
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
-def assert_read_only(whole: Whole, disk: Path, started: Start) -> None:
-    fault, run = "a read-only run folder", disk / "run"
+@pytest.mark.parametrize("part", [".", records.UNITS])
+def test_a_read_only_folder(part: str, whole: Whole, tmp_path: Path, started: Start) -> None:
+    fault, run = "a read-only run folder", tmp_path / "run"
     make(whole, run, started)
-    with read_only(disk):
-        for command in ("resume", "clean"):
-            background = started(command, run)
-            code, said = background.end()
-            assert code == 2 and "Traceback" not in said, said
-            assert "Read-only file system" in said or "Permission denied" in said
-            whole.tally(fault, background)
+    with read_only(run / part):
+        background = started("resume", run)
+        code, said = background.end()
+        assert code == 2 and "Traceback" not in said, said
+        assert "Read-only file system" in said or "Permission denied" in said
+        whole.tally(fault, background)
         assert f"{NUM_CASES + 1} still to come" in started("status", "--quiet", run).end()[1]
     assert started(*go_on(whole.suite, run)).end()[0] == 0
     whole.judge(fault, run, {})
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="for others than root permissions do")
-def test_a_read_only_disk(whole: Whole, small_disk: Path, started: Start) -> None:
-    assert_read_only(whole, small_disk, started)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root is refused by no permissions")
-def test_a_read_only_folder(whole: Whole, tmp_path: Path, started: Start) -> None:
-    assert_read_only(whole, tmp_path, started)
 
 
 # Cases that fail ----------------------------------------------------------------------------------
