@@ -6,6 +6,7 @@ share; or folders travel through a storage that fsspec can reach. Imports no tor
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
@@ -75,7 +76,9 @@ class RayEngine:
                 logging_level=logging.ERROR,
                 runtime_env={"env_vars": {"PYTHONPATH": self._environment["PYTHONPATH"]}},
             )
-        except (OSError, OverflowError, RuntimeError, ValueError) as error:
+        except (
+            OSError, OverflowError, RuntimeError, ValueError, self._ray.exceptions.RayError,
+        ) as error:  # fmt: skip
             text = "no Ray cluster could be started here"
             if address is not None:
                 text = f"--address must be HOST:PORT of a Ray cluster, or auto, got {address!r}"
@@ -92,7 +95,10 @@ class RayEngine:
     def start(self, unfinished: Path, environment: Mapping[str, str]) -> Process:
         device = records.read(unfinished / records.SPEC, UnitSpec).device
         folder = unfinished.resolve()
-        luggage = None if self._storage is None else _Luggage.packed(self._storage, folder)
+        luggage = None
+        if self._storage is not None:
+            with _told():
+                luggage = _Luggage.packed(self._storage, folder)
         work = self._remote(_work, device, num_returns="streaming")
         given = {**self._environment, **environment}
         return _Remote(self._ray, work.remote(str(folder), given, luggage), folder, luggage)
@@ -103,7 +109,10 @@ class RayEngine:
         if device == "cuda" and not self._num_gpus():
             raise UserError("--device must be cpu here (the Ray cluster has no GPU), got 'cuda'")
         asked = self._remote(_describe, device).remote(device, self._environment)
-        return environment_of(self._ray.get(asked))
+        try:
+            return environment_of(self._ray.get(asked))
+        except self._ray.exceptions.RayError as error:
+            raise UserError(f"a Ray node could not look at itself: {error}") from error
 
     def _num_gpus(self) -> int:
         return int(self._ray.cluster_resources().get("GPU", 0))
@@ -163,7 +172,8 @@ class _Remote:
             self._code = self._next()
             self.begun = True
             if self._code is not None and self._luggage is not None:
-                self._luggage.bring_home(self._unfinished, done=self._code == 0)
+                with _told():
+                    self._luggage.bring_home(self._unfinished, done=self._code == 0)
         return self._code
 
     def _next(self) -> int | None:
@@ -192,7 +202,17 @@ class _Remote:
             except (StopIteration, errors.RayError):
                 break
         if self._luggage is not None:
-            self._luggage.throw_away()
+            with _told():
+                self._luggage.throw_away()
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What a storage refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--storage: {error}") from error
 
 
 class _Luggage:
@@ -261,7 +281,13 @@ class _Luggage:
 
     def _get(self, name: str, here: Path) -> None:
         files, root = self._open()
-        for there in files.find(f"{root}/{name}"):
+        found = files.find(f"{root}/{name}")
+        if not found:
+            raise FileNotFoundError(
+                f"{self._url} is not there for {platform.node()}: --storage must be one that all "
+                "nodes reach"
+            )
+        for there in found:
             path = here / there.partition(f"{root}/{name}/")[2]
             path.parent.mkdir(parents=True, exist_ok=True)
             files.get_file(there, str(path))
