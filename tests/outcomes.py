@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from bench.records import Record, Run
+from tests.faults.processes import Background
 from tests.toy import BASE
 
 # Priors, and two training runs of which one needs them.
@@ -18,3 +21,13 @@ def untimed(run: Run) -> tuple[list[Record], list[object]]:
         for row in run.stage_rows()
     ]  # fmt: skip
     return run.records(), rows
+
+
+def run_here(folder: Path, text: str) -> Run:
+    """The run of a suite by this machine's own engine, with one thread, as the last bits need."""
+    folder.mkdir(exist_ok=True)
+    (folder / "toy.toml").write_text(text)
+    options = ("--device", "cpu", "--reruns", "0", "--out", folder / "run")
+    code, said = Background("run", folder / "toy.toml", *options).end()
+    assert code == 0, said
+    return Run.open(folder / "run")

@@ -17,7 +17,7 @@ from bench.__main__ import main
 from bench.engines import ForkserverEngine, Process
 from bench.records import Run
 from tests.faults.processes import Background, send, wait_until
-from tests.outcomes import NUM_SMALL, SMALL, untimed
+from tests.outcomes import NUM_SMALL, SMALL, run_here, untimed
 from tests.toy import BASE, new_run, run_all
 
 # Its units take long enough to be met at work.
@@ -74,13 +74,7 @@ def started() -> Iterator[Callable[..., Background]]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return here(tmp_path_factory.mktemp("here"), LONG)
-
-
-def here(folder: Path, text: str) -> Run:
-    """The run of a suite by an engine of this machine."""
-    engine = ForkserverEngine()
-    return run_all(new_run(folder / "run", engine, text), engine)
+    return run_here(tmp_path_factory.mktemp("here"), LONG)
 
 
 def workers(folder: Path) -> list[psutil.Process]:
@@ -137,7 +131,7 @@ def test_two_nodes_give_the_records_of_this_machine_alone(
     run, storage = tmp_path / "run", tmp_path / "storage"
     through = ("--storage", f"file://{storage}") if travels else ()
     background = started(suite(SMALL), "--out", run, "--address", cluster.address, *through)
-    said = assert_whole(background, run, here(tmp_path / "here", SMALL))
+    said = assert_whole(background, run, run_here(tmp_path / "here", SMALL))
     assert f"records: {NUM_SMALL} ok" in said
     # Nothing is left on the way.
     assert storage.exists() is travels

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
-from bench.engines import ForkserverEngine
 from bench.records import Run
-from tests.outcomes import NUM_SMALL, SMALL, untimed
+from tests.outcomes import NUM_SMALL, SMALL, run_here, untimed
 from tests.test_readme import blocks
-from tests.toy import BASE, new_run, run_all
+from tests.toy import BASE
 
 ROOT = Path(__file__).parents[1]
 # Runs each index of an array in turn, and notes what it was given.
@@ -40,8 +39,7 @@ print(17 if given.parsable else "Submitted batch job 17")
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    engine = ForkserverEngine()
-    return run_all(new_run(tmp_path_factory.mktemp("here") / "run", engine, SMALL), engine)
+    return run_here(tmp_path_factory.mktemp("here"), SMALL)
 
 
 @pytest.fixture
