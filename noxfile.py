@@ -82,7 +82,7 @@ def slow(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """Kill, tear and fill up runs for ten minutes; ends with a table. FAULTS_SEED: of the draws."""
     install(session, "dev")
-    session.run("pytest", "-m", "faults", "-rs", "tests/faults", *session.posargs)
+    session.run("pytest", "-m", "faults", "-rs", "tests", *session.posargs)
 
 
 @nox.session

@@ -138,7 +138,7 @@ def test_two_nodes_give_the_records_of_this_machine_alone(
     assert list(storage.glob("*")) == []
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @on_linux
 def test_a_lost_node_s_unit_is_run_again_on_another(
     cluster: Any,
@@ -161,7 +161,7 @@ def test_a_lost_node_s_unit_is_run_again_on_another(
     assert len(list(run.glob(f"units/*{records.KILLED}1"))) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @on_linux
 @pytest.mark.parametrize(("whose", "travels"), [("Ray", False), ("ours", False), ("ours", True)])
 def test_a_killed_worker_is_run_again(
@@ -205,7 +205,7 @@ def test_a_unit_past_its_time_is_ended_on_its_node(
     assert workers(tmp_path) == [] and background.orphans() == []
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @on_linux
 @pytest.mark.parametrize("how", ["end", "once", "twice", "SIGTERM", "SIGKILL"])
 def test_of_a_cluster_of_its_own_nobody_is_left(
