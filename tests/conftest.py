@@ -1,8 +1,12 @@
-"""Settings small enough for a test, and the bundled images, opened once."""
+"""Settings small enough for a test, the bundled images, and commands that do not outlive it."""
 
 from __future__ import annotations
 
 import gc
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +15,7 @@ import torch
 from dipddpm.config import DataConfig, DIPConfig, NoiseScheduleConfig, TrainingConfig, UNetConfig
 from dipddpm.images import ImageSet, prepare
 from dipddpm.sources import ImageSource, bundled_objects
+from tests.processes import Background, Start, send
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,3 +72,37 @@ def tiny_schedule() -> NoiseScheduleConfig:
 def tiny_training() -> TrainingConfig:
     """Ten images are two batches of 4 and one of 2."""
     return TrainingConfig(batch_size=4, learning_rate=1e-3, lr_warmup_steps=3)
+
+
+@pytest.fixture
+def started() -> Iterator[Start]:
+    """Starts `python -m bench`; what still lives of it when the test is over, is killed."""
+    running: list[Background] = []
+
+    def start(*arguments: str | Path, **more: Any) -> Background:
+        running.append(Background(*arguments, **more))
+        return running[-1]
+
+    yield start
+    for background in running:
+        for process in background.living():
+            send(process, signal.SIGKILL)
+        background.process.communicate()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Ray on this machine: a head and a node beside it, each with one CPU."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # What they unpack, they unpack here; Ray's own files need a shorter path.
+    monkeypatch.setenv("RAY_TMPDIR", tempfile.gettempdir())
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    from ray.cluster_utils import Cluster
+
+    found = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "include_dashboard": False},
+    )
+    found.add_node(num_cpus=1)
+    yield found
+    found.shutdown()

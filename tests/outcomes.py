@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.records import Record, Run
-from tests.faults.processes import Background
+from tests.processes import Background
 from tests.toy import BASE
 
 # Priors, and two training runs of which one needs them.

@@ -44,7 +44,7 @@ def machine(report: Report) -> Section:
             lambda width: figures.drift(points, PROBE_TOLERANCE, width),
         ),
         "A fixed matrix product and a fixed copy of memory, before and after each unit, over their "
-        "median in the run; best of five each. Between the lines: within "
+        "median in the run; the best of ten each. Between the lines: within "
         f"{PROBE_TOLERANCE:.0%}. Ringed: a unit during which the machine was busy.",
         raw_table(
             ["unit", "place", "matmul / median", "copy / median", "busy"],

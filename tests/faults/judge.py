@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from bench import records
 from bench.integrity import damage
 from bench.records import Run
-from tests.faults.processes import Background
+from tests.processes import Background, on_linux
 from tests.toy import SUITE
 
 # One unit's images are read by processes of its worker's own; its priors take long enough to be
@@ -27,6 +30,7 @@ num_workers = 1
 """
 )
 NO_RERUNS = ("--reruns", "0")
+MARKS = [pytest.mark.faults, on_linux]
 
 
 @dataclass
@@ -68,10 +72,17 @@ class Whole:
     suite: Path
     folder: Path
     seconds: float
-    table: Table = field(init=False)
+    table: Table
 
-    def __post_init__(self) -> None:
-        self.table = Table.of(self.folder)
+    @classmethod
+    def made(cls, text: str, place: Path) -> Whole:
+        """Runs this suite, in a folder of its own below the place."""
+        suite, folder = place / "toy.toml", place / "run"
+        suite.write_text(text)
+        began = time.monotonic()
+        code, said = Background(*go_on(suite, folder)).end()
+        assert code == 0, said
+        return cls(suite, folder, time.monotonic() - began, Table.of(folder))
 
     def tally(self, fault: str, *ended: Background, times: int = 1) -> Tally:
         """Notes a fault, and the orphans of the commands that met it."""

@@ -11,8 +11,8 @@ import pytest
 from bench import records
 from bench.integrity import damage
 from bench.records import Run
-from tests.faults.judge import Whole, done_units, go_on
-from tests.faults.processes import MARKS, Start, at_work, wait_until
+from tests.faults.judge import MARKS, Whole, done_units, go_on
+from tests.processes import Start, at_work, wait_until
 
 pytestmark = MARKS
 

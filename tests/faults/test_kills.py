@@ -13,8 +13,8 @@ import pytest
 
 from bench import records
 from bench.records import Run
-from tests.faults.judge import NO_RERUNS, Whole, done_units, go_on
-from tests.faults.processes import MARKS, Background, Start, at_work, send, wait_until
+from tests.faults.judge import MARKS, NO_RERUNS, Whole, done_units, go_on
+from tests.processes import Background, Start, at_work, send, wait_until
 
 NUM_WORKER_KILLS = 12
 NUM_SPAWNED_KILLS = 3

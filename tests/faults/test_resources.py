@@ -16,8 +16,8 @@ import pytest
 
 from bench import records
 from bench.records import Run
-from tests.faults.judge import NO_RERUNS, TOY, Table, Whole, done_units, go_on
-from tests.faults.processes import MARKS, Background, Start, wait_until
+from tests.faults.judge import MARKS, NO_RERUNS, TOY, Table, Whole, done_units, go_on
+from tests.processes import Background, Start, wait_until
 from tests.toy import BASE, NUM_CASES
 
 NUM_FULL = 3

@@ -17,11 +17,8 @@ import pytest
 
 from bench import records
 
-ROOT = Path(__file__).parents[2]
-MARKS = [
-    pytest.mark.faults,
-    pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc"),
-]
+ROOT = Path(__file__).parents[1]
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
 # Stands in the environment of a command and of all that it starts, whoever becomes their parent.
 _TAG = "DIPDDPM_FAULTS"
 # A worker that loads images in processes of its own (torch's DataLoader) leaves them for so long:
