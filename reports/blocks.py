@@ -90,7 +90,25 @@ class Listing:
     kind: str = field(default="listing", init=False)
 
 
-Block = Table | Figure | Pictures | Text | Note | Code | Listing
+@dataclass(frozen=True)
+class Branch:
+    """A share of a whole, and the shares that it is made of."""
+
+    text: str
+    share: float
+    branches: Sequence[Branch] = ()
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Folded under its heading, and within it each branch under its own."""
+
+    heading: str
+    branches: Sequence[Branch]
+    kind: str = field(default="tree", init=False)
+
+
+Block = Table | Figure | Pictures | Text | Note | Code | Listing | Tree
 
 
 @dataclass(frozen=True)

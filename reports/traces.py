@@ -1,4 +1,4 @@
-"""From a trace of torch.profiler to tables: where a step's time goes, operators, kernels, memory.
+"""From a trace of torch.profiler to tables: parts of a step, operators, kernels, memory, calls.
 
 torch-tb-profiler makes them, but for the phases of a step on the host, which it does not tell
 apart. Its share of tensor cores is left out: its names of kernels are older than Hopper.
@@ -26,6 +26,7 @@ from torch_tb_profiler.profiler.run_generator import RunGenerator  # type: ignor
 from bench import traces
 from bench.records import ProfileRow, trace_file
 from bench.traces import Event, TraceError
+from reports.calls import Call, call_tree
 
 # A span of the trace that is in several counts as the first: an operator of a module of the
 # backward pass is of the backward pass.
@@ -73,6 +74,7 @@ class Tables:
     phases: seconds a step on the host, by PHASES
     device: seconds a step by DEVICE_PARTS; empty without a GPU
     memory: by device, (seconds since the first event, bytes allocated), the highest of each moment
+    calls: of the host, all that is called from outside of the steps
     """
 
     step_seconds: tuple[float, ...]
@@ -81,6 +83,7 @@ class Tables:
     operators: tuple[Operator, ...]
     kernels: tuple[Kernel, ...]
     memory: dict[str, tuple[tuple[float, float], ...]]
+    calls: tuple[Call, ...]
 
 
 def read_tables(row: ProfileRow, unit: Path) -> Tables:
@@ -139,6 +142,7 @@ def tables(content: dict[str, Any]) -> Tables:
             device: _highest([(point[0], point[1]) for point in points])
             for device, points in run.get_memory_curve("s", "B", False)["rows"].items()
         },
+        calls=call_tree(events, steps),
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import psutil
@@ -39,6 +40,25 @@ def in_the_middle(folder: Path) -> list[psutil.Process]:
 
     wait_until(look)
     return found
+
+
+def held_in_the_middle(folder: Path, node: psutil.Process | None = None) -> psutil.Process:
+    """One worker (of a node), stopped so that its unit cannot be done before its fault."""
+    held: list[psutil.Process] = []
+
+    def hold() -> bool:
+        for worker in in_the_middle(folder):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if node is None or node in worker.parents():
+                    worker.suspend()
+                    if unit_of(worker).exists():
+                        held.append(worker)
+                        return True
+                    worker.resume()
+        return False
+
+    wait_until(hold)
+    return held[0]
 
 
 def end_well(background: Background, run: Path) -> str:

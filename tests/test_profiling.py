@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from dipddpm.sampling import SAMPLERS, sample
 from dipddpm.sources import ImageSource
 from dipddpm.training import train_ddpm
 from reports import load, page
+from reports.calls import Call
 from reports.traces import read_tables
 from tests.toy import BASE, new_run, run_all, toy_suite, toy_units
 
@@ -78,6 +79,13 @@ def events_of(run: Run, stage: str) -> list[dict[str, Any]]:
     folder = run.unit_folder(row.unit)
     found: list[dict[str, Any]] = traces.read(trace_file(folder, stage), folder)["traceEvents"]
     return found
+
+
+def every(calls: Iterable[Call]) -> Iterator[Call]:
+    """Of a tree."""
+    for call in calls:
+        yield call
+        yield from every(call.callees)
 
 
 # The unit --------------------------------------------------------------------------------------
@@ -144,6 +152,12 @@ def test_the_steps_of_the_table_are_those_of_the_trace(run: Run, stage: str) -> 
     assert found.phases["forward"] > 0
     assert (found.phases["backward"] > 0, found.phases["optimizer"] > 0) == (trained, trained)
     assert found.phases["data loading"] > 0
+    # The tree of calls, made another way, has whole steps too, and the same optimizer in them, but
+    # for what takes next to nothing.
+    assert sum(call.seconds for call in found.calls) == pytest.approx(sum(spans), rel=0.01)
+    optimizer = [call for call in every(found.calls) if call.name.startswith("Optimizer.")]
+    seconds = sum(call.seconds for call in optimizer) / 3
+    assert seconds == pytest.approx(found.phases["optimizer"], abs=0.01 * sum(spans) / 3)
     assert (found.device, found.kernels) == ({}, ())
     assert "convolution" in " ".join(operator.name for operator in found.operators[:8])
     assert max(height for _, height in found.memory["CPU"]) > 0
@@ -238,6 +252,12 @@ def test_a_broken_trace_and_hostile_names_are_text(run: Run, tmp_path: Path) -> 
     for event in content["traceEvents"]:
         if event["name"] == "aten::convolution_backward":
             event["name"] = "<script>alert(1)</script>\x1b[31m" + "x" * 10_000
+    # Calls within calls, none of which stands for the other, deeper than a page should go.
+    step = traces.steps(content["traceEvents"])[0]
+    content["traceEvents"] += [
+        {**step, "cat": "cpu_op", "name": f"deep{i}", "tid": 12345, "dur": step["dur"] * 0.985**i}
+        for i in range(300)
+    ]
     path.write_bytes(gzip.compress(json.dumps(content).encode()))
     rows = []
     for row in copy.profiles():
@@ -258,6 +278,7 @@ def test_a_broken_trace_and_hostile_names_are_text(run: Run, tmp_path: Path) -> 
     assert "&lt;i&gt;.py(1): f" in section and "<i>" not in section
     assert section.count("A trace is left out:") == 1
     assert "dip, sample" not in section
+    assert "deep0" in section and "deep99" in section and "deep299" not in section
     assert "3 calls inside the traced steps make the host wait" in section
 
 

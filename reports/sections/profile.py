@@ -7,7 +7,20 @@ from dataclasses import dataclass
 
 from bench.records import ProfileRow
 from bench.traces import TraceError
-from reports.blocks import Block, Cell, Figure, Note, Section, Table, Text, Value, raw_table
+from reports.blocks import (
+    Block,
+    Branch,
+    Cell,
+    Figure,
+    Note,
+    Section,
+    Table,
+    Text,
+    Tree,
+    Value,
+    raw_table,
+)
+from reports.calls import Call
 from reports.context import Report
 from reports.figures import profile as figures
 from reports.figures import svg
@@ -24,6 +37,8 @@ _LEAD = (
 _STAGES = {"fit_priors": "priors", "train_ddpm": "train", "sample": "sample"}
 # Of each stage; and of a name, which in C++ has no end.
 _TOP, _NAME = 8, 90
+# Of the call above it, what a call takes that stands for both; and what the profiler calls a net.
+_ALMOST_ALL, _MODULE = 0.99, "nn.Module: "
 
 
 @dataclass(frozen=True)
@@ -67,7 +82,7 @@ def profile(report: Report) -> Section:
     if not found:
         return Section("profile", TITLE, "No trace of this run can be read.", broken, _LEAD)
     blocks = [*broken, _phases(found), *_device(found), *_waits(found), *_operators(found),
-              *_kernels(found), *_memory(found), _elsewhere(report)]  # fmt: skip
+              *_kernels(found), *_memory(found), *_calls(found), _elsewhere(report)]  # fmt: skip
     return Section("profile", TITLE, _finding(found), blocks, _LEAD)
 
 
@@ -239,6 +254,30 @@ def _peak(curve: MemoryCurve) -> Sequence[str | float]:
     return [curve.label, bytes_of(int(highest)), highest]
 
 
+def _calls(found: list[_Profile]) -> list[Block]:
+    blocks: list[Block] = [Text(
+        "Shares of a step on the host, each with what it is made of; below half a per cent they "
+        "are left out. Where one calls one other and little else, the last is shown.",
+        "What calls what",
+    )]  # fmt: skip
+    for one in found:
+        whole = one.step * len(one.tables.step_seconds)
+        blocks.append(Tree(one.label, _branches(one.tables.calls, whole)))
+    return blocks
+
+
+def _branches(calls: Iterable[Call], whole: float) -> list[Branch]:
+    found = []
+    for call in calls:
+        share, module = call.seconds / whole, ""
+        while len(call.callees) == 1 and call.callees[0].seconds > _ALMOST_ALL * call.seconds:
+            module = call.name if call.name.startswith(_MODULE) else module
+            (call,) = call.callees
+        name = f"{module.removeprefix(_MODULE)}: {call.name}" if module else call.name
+        found.append(Branch(_short(name), share, _branches(call.callees, whole)))
+    return found
+
+
 def _elsewhere(report: Report) -> Text:
     folder = without_home(str(report.run.folder))
     return Text(
@@ -249,7 +288,11 @@ def _elsewhere(report: Report) -> Text:
 
 def _name(text: str) -> Cell:
     """Of a name that may be anything, as much as can be read."""
-    return Cell(text if len(text) <= _NAME else f"{text[:_NAME]}…", text[:_NAME])
+    return Cell(_short(text), text[:_NAME])
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _NAME else f"{text[:_NAME]}…"
 
 
 def _number(value: float) -> Cell:

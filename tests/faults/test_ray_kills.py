@@ -12,8 +12,8 @@ import pytest
 from bench import records
 from tests.faults.judge import MARKS, NO_RERUNS, Whole, done_units
 from tests.outcomes import SMALL
-from tests.processes import Start, send, wait_until
-from tests.ray_nodes import ON_RAY, end_well, in_the_middle, unit_of, workers
+from tests.processes import Start, send
+from tests.ray_nodes import ON_RAY, end_well, held_in_the_middle, in_the_middle, unit_of, workers
 
 # Its units take long enough to be met at work.
 LONG = SMALL.replace("num_iter = 4", "num_iter = 400")
@@ -31,16 +31,15 @@ def test_a_lost_node_s_unit_is_run_again_on_another(
 ) -> None:
     fault, run = "SIGKILL of a Ray node", tmp_path / "run"
     (node,) = cluster.worker_nodes
-    raylet = node.all_processes["raylet"][0].process.pid
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
     address = ("--address", cluster.address)
     background = started("run", whole.suite, "--out", run, *ON_RAY, *address)
     # Priors keep the other node busy, or nobody: wait until this one has its own to do.
-    wait_until(
-        lambda: any(raylet == above.pid for one in in_the_middle(run) for above in one.parents())
-    )
+    worker = held_in_the_middle(run, raylet)
+    unit = unit_of(worker).stem
     cluster.remove_node(node, allow_graceful=False)
     said = end_well(background, run)
-    assert "again: " in said and "SIGKILL" in said
+    assert f"again: {unit}: the process was ended by SIGKILL" in said
     assert len(list(run.glob(f"units/*{records.KILLED}1"))) == 1
     whole.tally(fault, background)
     whole.judge(fault, run, {})
@@ -56,7 +55,7 @@ def test_a_killed_worker_is_run_again(
     if travels:
         options += ("--storage", f"file://{storage}")
     background = started("run", whole.suite, "--out", run, *ON_RAY, *options)
-    worker = in_the_middle(tmp_path)[0]
+    worker = held_in_the_middle(tmp_path)
     assert unit_of(worker).is_relative_to(run) is not travels
     unit = unit_of(worker).stem
     ray = worker.parent()
