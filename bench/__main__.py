@@ -15,11 +15,14 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from bench import display, records, runner, suite
+from bench import display, noise, records, runner, suite
 from bench.cases import functions_of
 from bench.engines import Engine, ForkserverEngine, SubprocessEngine
+from bench.errors import UserError
 from bench.lifeline import ignore_interrupts
-from bench.records import Plan, Run, UnitSpec, UserError
+from bench.locks import locked
+from bench.records import Plan, UnitSpec
+from bench.run_folder import Run
 from bench.suite import Suite
 from bench.units import plan_profiles, plan_units
 from dipddpm.checks import MAX_WHOLE
@@ -186,15 +189,23 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _number(text: str) -> float:
+    """NaN if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    seconds = _number(text)
     if not seconds > 0:
         raise argparse.ArgumentTypeError(f"must be above 0, got {text!r}")
     return seconds
 
 
 def _percent(text: str) -> float:
-    percent = float(text)
+    percent = _number(text)
     if not 0 <= percent <= 100:
         raise argparse.ArgumentTypeError(f"must be from 0 to 100, got {text!r}")
     return percent
@@ -343,7 +354,7 @@ def resume_run(options: argparse.Namespace) -> int:
     run = Run.open(_run_folder(options.run))
     forced = _forced(run, options)
     if options.retry_failed:
-        with runner.locked(run.folder):
+        with locked(run.folder):
             runner.forget_failures(run)
     return _work(run, options, forced)
 
@@ -400,7 +411,7 @@ def show_status(options: argparse.Namespace) -> int:
     screen = display.console()
     if options.watch:
         display.watch(run, screen)
-    if not options.quiet:
+    if not options.quiet and run.records():
         screen.print(display.summary(run))
     screen.print(_state(run), markup=False)
     return 0 if _is_ok(run) else 1
@@ -409,19 +420,15 @@ def show_status(options: argparse.Namespace) -> int:
 def clean_run(options: argparse.Namespace) -> int:
     """`bench clean`: deletes what no report needs, or with --all the run."""
     run = Run.open(_run_folder(options.run))
-    with runner.locked(run.folder):
+    with locked(run.folder):
         if options.all:
             shutil.rmtree(run.folder.resolve())
             run.folder.unlink(missing_ok=True)  # a link to it
             print(f"deleted {run.folder}")
             return 0
         unwanted = [
-            *(run.folder / records.UNITS).glob(f"*{records.UNFINISHED}"),
-            *(
-                folder
-                for why in records.ASIDE
-                for folder in (run.folder / records.UNITS).glob(f"*{why}[0-9]*")
-            ),
+            *run.all_unfinished(),
+            *run.aside(*records.ASIDE),
             *(run.folder / records.UNITS).glob(f"*/{records.ARTIFACTS}/*.ema.safetensors"),
         ]
         for path in unwanted:
@@ -429,7 +436,11 @@ def clean_run(options: argparse.Namespace) -> int:
                 shutil.rmtree(path)
             else:  # which an unfinished attempt may have taken with it
                 path.unlink(missing_ok=True)
-        print(f"deleted {len(unwanted)} unfinished or failed attempts and checkpoints")
+        checkpoints = sum(path.suffix == ".safetensors" for path in unwanted)
+        print(
+            f"deleted {len(unwanted) - checkpoints} attempts that were unfinished or set aside, "
+            f"and {checkpoints} checkpoints"
+        )
     return 0
 
 
@@ -479,6 +490,9 @@ def _work(run: Run, options: argparse.Namespace, forced: tuple[str, ...] = ()) -
     if run.profiles():
         hint = f"traces: tensorboard --logdir {shlex.quote(str(run.folder))}"
         screen.print(hint, markup=False)
+    if not _is_ok(run):
+        again = f"{_command('bench resume', run)} --retry-failed"
+        screen.print(f"failures are run again by: {again}", markup=False)
     screen.print(f"report: {_command('reports build', run)}", markup=False)
     return 0 if _is_ok(run) else 1
 
@@ -506,8 +520,17 @@ def _state(run: Run) -> str:
     for record in found:
         counts[record.status] = counts.get(record.status, 0) + 1
     said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "none"
-    missing = len(run.missing())
-    return f"records: {said}" + (f"; {missing} still to come" if missing else "")
+    if profiles := run.profiles():
+        said += f"; {len(profiles)} profiled stages"
+    if missing := len(run.missing()):
+        said += f"; {missing} still to come"
+    summaries = run.summaries()
+    if busy := noise.busy(summaries, run.environment.cpu_count):
+        said += (
+            f"\nthe machine was busy with something else during {len(busy)} of {len(summaries)} "
+            "units, whose times are no measurement; the report names them"
+        )
+    return "\n".join([f"records: {said}", *run.altered()])
 
 
 def _run_folder(run: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from bench.run_folder import artifact_file
 from dipddpm.dip import Priors
 from dipddpm.features import Features
 from dipddpm.images import ImageSet
@@ -76,20 +78,20 @@ def from_bytes(data: bytes) -> Any:
 class Artifacts:
     """What a unit writes, and what it may load from the units it needs.
 
-    folder: where results are kept
-    needed: folder and sha256 of each result there, by key
+    unit: the folder of the unit that keeps results
+    needed: the folder of a unit and the sha256 of its result, by key
     keep_all: keep every result that can be kept, as a unit does that works for others
     """
 
     def __init__(
         self,
-        folder: Path,
+        unit: Path,
         needed: Mapping[str, tuple[Path, str]],
         *,
         keep_all: bool,
         keep_checkpoints: bool,
     ) -> None:
-        self._folder = folder
+        self._unit = unit
         self._needed = needed
         self._kept: tuple[type, ...] = tuple(_KINDS.values()) if keep_all else (Samples, Scores)
         self._keep_checkpoints = keep_checkpoints
@@ -101,29 +103,30 @@ class Artifacts:
         """
         if key not in self._needed:
             return None
-        folder, sha256 = self._needed[key]
-        path = artifact_path(folder, key)
+        unit, sha256 = self._needed[key]
+        path = artifact_file(unit, key)
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ArtifactError(f"{path}: its content is not what was written")
         return from_bytes(data)
 
-    def keep(self, key: str, result: Any) -> str | None:
-        """Writes a result, if results of its kind are kept, and returns its sha256."""
+    def keep(self, key: str, result: Any) -> dict[str, str]:
+        """Writes a result, if results of its kind are kept; returns what its row has to tell."""
         if isinstance(result, TrainedNet):
-            if self._keep_checkpoints:
-                self._write(f"{key}.ema", save_tensors(result.ema_weights))
-            return None
+            if not self._keep_checkpoints:
+                return {}
+            return {
+                "checkpoint_sha256": self._write(f"{key}.ema", save_tensors(result.ema_weights))
+            }
         if not isinstance(result, self._kept):
-            return None
-        return self._write(key, to_bytes(result))
+            return {}
+        return {"artifact_sha256": self._write(key, to_bytes(result))}
 
     def _write(self, name: str, data: bytes) -> str:
-        self._folder.mkdir(exist_ok=True)
-        artifact_path(self._folder, name).write_bytes(data)
+        path = artifact_file(self._unit, name)
+        path.parent.mkdir(exist_ok=True)
+        with path.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
         return hashlib.sha256(data).hexdigest()
-
-
-def artifact_path(folder: Path, key: str) -> Path:
-    """Where a unit keeps the result of the stage with that key."""
-    return folder / f"{key}.safetensors"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
@@ -20,22 +22,18 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
-from bench.records import (
-    Case,
-    Costs,
-    Plan,
-    Record,
-    Run,
-    Setting,
-    StageRow,
-    UnitSpec,
-    UnitSummary,
-    plain_text,
-    read_progress,
-)
+from bench.costs import Costs
+from bench.errors import plain_text
+from bench.locks import is_worked_on
+from bench.records import Case, Plan, Record, Setting, StageRow, UnitSpec, UnitSummary
+from bench.run_folder import Run, read_progress
 
 WIDTH_IN_A_PIPE = 160
 _WATCH_SECONDS = 1.0
+# So many looks in a row nobody may be at work, as between two commands of `bench units`.
+_PATIENCE = 10
+# Columns of a terminal that has room for bars; and that counts, times and bars take.
+_WITH_BARS, _BESIDE_NAMES = 100, 52
 
 One = TypeVar("One", Case, Record)
 
@@ -50,6 +48,10 @@ def console(*, stderr: bool = False) -> Console:
 
 class PlainConsole(Console):
     """Shows a text from outside as it is: no markup, no sequences that a terminal acts on."""
+
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more (`| head`): the run goes on all the same."""
+        self.file = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
     def render_str(self, text: str, **options: Any) -> Text:
         """As rich's, of the bare text."""
@@ -72,10 +74,11 @@ class RunDisplay:
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._started: dict[str, float] = {}
         self._warned: set[str] = set()
+        name = max(12, min(44, console.width - _BESIDE_NAMES))
         self._progress = Progress(
             # What is too long for the line is the name, never the counts.
-            TextColumn("{task.description}", table_column=Column(max_width=44, no_wrap=True)),
-            BarColumn(bar_width=12),
+            TextColumn("{task.description}", table_column=Column(max_width=name, no_wrap=True)),
+            *([BarColumn(bar_width=12)] if console.width >= _WITH_BARS else []),
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit_of]}"),
             TimeElapsedColumn(),
@@ -132,8 +135,10 @@ class RunDisplay:
 
     def finished(self, spec: UnitSpec, summary: UnitSummary, outcomes: list[Record]) -> None:
         seconds = time.monotonic() - self._started.pop(spec.unit)
-        self._steps_done[spec.kind] += self._steps_left.pop(spec.unit)
-        self._seconds[spec.kind] += seconds
+        steps = self._steps_left.pop(spec.unit)
+        if summary.status == "ok":  # what failed at once says nothing of the pace of others
+            self._steps_done[spec.kind] += steps
+            self._seconds[spec.kind] += seconds
         self._num_done += 1
         self._progress.remove_task(self._unit_tasks.pop(spec.unit))
         self._progress.update(self._run_task, completed=self._num_done)
@@ -153,7 +158,8 @@ class RunDisplay:
         ):
             if text not in self._warned:
                 self._warned.add(text)
-                self._console.print(f"  warning: {text}", style="yellow", markup=False)
+                line = " ".join(text.split())
+                self._console.print(f"  warning: {line}", style="yellow", markup=False)
         self._refresh()
 
     def _seconds_left(self, steps: Mapping[str, int]) -> float | None:
@@ -179,24 +185,43 @@ class RunDisplay:
 
 
 def watch(run: Run, console: Console) -> None:
-    """Shows what another process does on a run, until every unit of it is done."""
+    """Shows what other processes do on a run, until every unit of it is done and none measured
+    again, or nobody does anything any more."""
+    idle = 0
     with RunDisplay(run.plan, run.done(), console) as shown:
-        under_way: dict[str, UnitSpec] = {}
+        over = {spec.unit for spec in run.done()}
+        under_way: set[str] = set()
         while True:
-            for spec in list(under_way.values()):
-                if run.is_done(spec):
-                    del under_way[spec.unit]
-                    shown.finished(spec, run.summary(spec.unit), run.records_of(spec.unit))
-            waiting = [spec for spec in run.plan.units if not run.is_done(spec)]
-            for spec in waiting:
-                if spec.unit not in under_way and run.unfinished(spec.unit).exists():
-                    under_way[spec.unit] = spec
-                    shown.started(spec, "at work")
-            if not waiting:
-                return
-            steps = {unit: read_progress(run.unfinished(unit)) for unit in under_way}
-            shown.progressed(steps)
+            for spec in run.plan.units:
+                _look(run, spec, shown, over, under_way)
+            idle = 0 if is_worked_on(run.folder) else idle + 1
+            if idle > (0 if len(over) == len(run.plan.units) else _PATIENCE):
+                break
+            shown.progressed({unit: read_progress(run.unfinished(unit)) for unit in under_way})
             time.sleep(_WATCH_SECONDS)
+    if len(over) < len(run.plan.units):
+        console.print("nobody works on this run; `bench resume` goes on with it", style="yellow")
+
+
+def _look(run: Run, spec: UnitSpec, shown: RunDisplay, over: set[str], under_way: set[str]) -> None:
+    """Tells the display what has happened to a unit since the last look."""
+    unit = spec.unit
+    at_work = run.unfinished(unit).exists()
+    if at_work and unit not in under_way:
+        if unit in over:
+            over.remove(unit)
+            shown.again(spec, "it is measured again")
+        under_way.add(unit)
+        shown.started(spec, "at work")
+    elif not at_work and run.is_done(spec) and unit not in over:
+        if unit not in under_way:  # it was shorter than the time between two looks
+            shown.started(spec, "at work")
+        under_way.discard(unit)
+        over.add(unit)
+        shown.finished(spec, run.summary(unit), run.records_of(unit))
+    elif not at_work and unit in under_way and unit not in over:
+        under_way.remove(unit)
+        shown.again(spec, "its process ended")
 
 
 def duration(seconds: float) -> str:
@@ -243,7 +268,7 @@ def summary(run: Run) -> Table:
     varied = _varied(records)
     table = _table(f"{run.plan.suite}: seconds and scores of each setting", varied, records)
     for name in ("runs", "train s", "total s", "eps loss", "all-pairs dB", "paired dB"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     table.add_column("status")
     for group in _same_settings(records):
         bills = [_bill(record, costs) for record in group]
@@ -309,7 +334,8 @@ def _table(title: str, varied: Iterable[str], found: Sequence[Case | Record]) ->
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for name in varied:
         number = all(isinstance(one.settings.get(name), int) for one in found)
-        table.add_column(_SETTINGS[name], justify="right" if number else "left")
+        # Broken where there is no room: of a number that is cut, nothing is left.
+        table.add_column(_SETTINGS[name], justify="right" if number else "left", overflow="fold")
     return table
 
 

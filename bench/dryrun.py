@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from rich.table import Table
 
 from bench.cases import pipeline_config
+from bench.errors import UserError
 from bench.ledger import BookingLedger
-from bench.records import UnitSpec, UserError
+from bench.records import UnitSpec
 from dipddpm.config import Context
 from dipddpm.encoded import EncodedImages
 from dipddpm.inputs import NUM_REFERENCES

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench import records
+from bench.errors import UserError
 from bench.lifeline import end_with, ignore_interrupts, interrupts_held
-from bench.records import Environment, UserError
+from bench.records import Environment
 
 CHECKOUT = Path(__file__).parents[1]
 # What multiprocessing says of a worker whose forkserver is gone.

@@ -58,7 +58,7 @@ def collect(device: str) -> Environment:
         commit=commit,
         subject=subject,
         dirty=dirty,
-        source_sha256=source_sha256(package, Path(__file__).parent),
+        source_sha256=LOADED_SHA256,
         source_file=_portable(Path(dipddpm.__file__)),
         memory_limit_bytes=memory_limit(),
         mig=_mig() if cuda else None,
@@ -78,6 +78,15 @@ def source_sha256(*packages: Path) -> str:
             digest.update(f"{path.relative_to(package.parent).as_posix()}\0".encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+# Of the sources as they were when this process, or the server that it was forked from, loaded them.
+LOADED_SHA256 = source_sha256(Path(dipddpm.__file__).parent, Path(__file__).parent)
+
+
+def host() -> str:
+    """Tells this machine from others, and does not name it."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
 def _git(package: Path) -> tuple[str | None, str | None, bool | None]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-from bench.records import ARTIFACTS, RECORDS, STAGES, Run, UnitSpec, UserError, trace_file
+from bench.errors import UserError
+from bench.records import RECORDS, STAGES, UnitSpec
+from bench.run_folder import Run, artifact_file, sha256_of, trace_file
 
 
 def damage(run: Run, spec: UnitSpec) -> str | None:
@@ -24,15 +25,18 @@ def damage(run: Run, spec: UnitSpec) -> str | None:
     except UserError as error:
         return str(error)
     written: dict[Path, str | None] = {
-        folder / ARTIFACTS / f"{row.key}.safetensors": row.artifact_sha256 for row in rows
+        folder / name: sha256 for name, sha256 in summary.rows_sha256.items()
     }
+    written |= {artifact_file(folder, row.key): row.artifact_sha256 for row in rows}
     written |= {trace_file(folder, row.function): row.trace_sha256 for row in profiles}
+    # `bench clean` deletes checkpoints.
+    checkpoints = {artifact_file(folder, f"{row.key}.ema"): row.checkpoint_sha256 for row in rows}
+    written |= {path: sha256 for path, sha256 in checkpoints.items() if path.exists()}
     for path, sha256 in written.items():
         if sha256 is None:
             continue
         try:
-            with path.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            found = sha256_of(path)
         except OSError as error:
             return f"{path}: {error.strerror}"
         if found != sha256:

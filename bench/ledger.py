@@ -228,5 +228,5 @@ class MeasuringLedger(_Ledger):
         with self._spans("instruments"):
             measured["device_process_bytes"] = self._machine.gpu_process_bytes()
         with self._spans("keep"):
-            measured["artifact_sha256"] = self._artifacts.keep(row.key, result)
+            measured |= self._artifacts.keep(row.key, result)
         return result, row.model_copy(update=measured)

@@ -22,6 +22,7 @@ T = TypeVar("T")
 _CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 # Intel's and AMD's counters of the energy of CPU packages, in microjoules.
 _RAPL = Path("/sys/class/powercap")
+_CGROUPS, _OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 # More than any package takes.
 _MAX_WATTS = 1000
 # NVML's names of why a GPU runs below the clock it was asked for, without "GpuIdle", which is
@@ -41,23 +42,28 @@ class Machine:
     """What can be read of this machine and of the one GPU that the process uses.
 
     gpu_uuid: as torch tells it, without "GPU-"; None without a GPU
+    shared: workers on other GPUs of the machine have their part in what its CPUs take
     """
 
-    def __init__(self, gpu_uuid: str | None = None) -> None:
+    def __init__(self, gpu_uuid: str | None = None, *, shared: bool = False) -> None:
         self._gpu = None if gpu_uuid is None else GPU.open(gpu_uuid)
-        self._packages = [_Package(path) for path in sorted(_RAPL.glob("*-rapl:*"))
-                          if path.name.count(":") == 1 and _read(path / "energy_uj")]  # fmt: skip
+        # Beside the packages there may be the whole platform ("psys"), which contains them.
+        self._packages = [] if shared else [
+            _Package(path) for path in sorted(_RAPL.glob("*-rapl:*"))
+            if (_read(path / "name") or "").startswith("package") and _read(path / "energy_uj")
+        ]  # fmt: skip
 
     def state(self) -> MachineState:
         """As it is now."""
-        cpu, own = psutil.cpu_times(), psutil.Process().cpu_times()
+        cpus, own = _cpu_times(), psutil.Process().cpu_times()
         names = ("user", "nice", "system", "irq", "softirq")  # where the system has them
+        steal = [cpu.steal for cpu in cpus if hasattr(cpu, "steal")]
         return MachineState(
             monotonic_seconds=time.monotonic(),
             load_average=os.getloadavg()[0],
-            busy_seconds=sum(getattr(cpu, name, 0.0) for name in names),
+            busy_seconds=sum(getattr(cpu, name, 0.0) for cpu in cpus for name in names),
             own_seconds=own.user + own.system + own.children_user + own.children_system,
-            steal_seconds=getattr(cpu, "steal", None),
+            steal_seconds=sum(steal) if steal else None,
             cpu_mhz=_cpu_mhz(),
             cpu_governor=_read(_CPUFREQ / "scaling_governor"),
             cpu_temperature_celsius=_cpu_temperature(),
@@ -103,8 +109,14 @@ class GPU:
             power_watts=None if milliwatts is None else milliwatts / 1000,
             power_limit_watts=None if limit is None else limit / 1000,
             throttle_reasons=self._throttle_reasons(),
-            other_processes=None if pids is None else len(pids - {os.getpid()}),
+            other_processes=None if pids is None else self._others(pids),
         )
+
+    @staticmethod
+    def _others(pids: set[int]) -> int | None:
+        """None in a container that hides this process's number from the driver: it may be any."""
+        others = pids - {os.getpid()}
+        return None if others == pids and pids else len(others)
 
     def joules(self) -> float | None:
         """Since its driver was loaded."""
@@ -187,25 +199,34 @@ class _Package:
 
 def memory_limit() -> int | None:
     """The bytes that this process's control group may use; None: all that the machine has."""
-    for path in _cgroup_limits():
-        text = _read(path)
-        # Version 1 has no word for "no limit", only a number that no machine reaches.
-        if text and text.isdecimal() and int(text) < psutil.virtual_memory().total:
-            return int(text)
-    return None
+    found = [int(text) for text in map(_read, _cgroup_limits()) if text and text.isdecimal()]
+    # Version 1 has no word for "no limit", only a number that no machine reaches.
+    known = [limit for limit in found if limit < psutil.virtual_memory().total]
+    return min(known, default=None)
 
 
 def _cgroup_limits() -> Iterator[Path]:
-    """Where the limit of this process's control group may stand, of both versions."""
-    root = Path("/sys/fs/cgroup")
-    for line in (_read(Path("/proc/self/cgroup")) or "").splitlines():
+    """Where limits on this process may stand, in both versions: of its control group, and of each
+    that this one is in."""
+    for line in (_read(_OWN_CGROUP) or "").splitlines():
         _, controllers, name = line.split(":", 2)
         if controllers == "":
-            yield root / name.lstrip("/") / "memory.max"
-            yield root / "memory.max"
+            root, file = _CGROUPS, "memory.max"
         elif "memory" in controllers.split(","):
-            yield root / "memory" / name.lstrip("/") / "memory.limit_in_bytes"
-            yield root / "memory" / "memory.limit_in_bytes"
+            root, file = _CGROUPS / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = Path(name.lstrip("/"))
+        for above in (group, *group.parents):
+            yield root / above / file
+
+
+def _cpu_times() -> list[Any]:
+    """Of the CPUs that this process may use: on others there may be whatever there is."""
+    known = psutil.cpu_times(percpu=True)
+    if not hasattr(os, "sched_getaffinity"):  # not Linux
+        return known
+    return [known[cpu] for cpu in os.sched_getaffinity(0) if cpu < len(known)]
 
 
 def _cpu_mhz() -> float | None:

@@ -6,12 +6,13 @@ times: to choose by what is measured would bias it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from statistics import median
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from bench.records import MachineState, Probe, UnitSummary
 
-# How far a probe may be off the run's median.
+# By how much a probe may be slower than usual.
 PROBE_TOLERANCE = 0.10
 # The shares of the machine's CPU time that others may take during a unit: processes beside it, and
 # other guests of the host.
@@ -19,38 +20,79 @@ FOREIGN_SHARE = 0.05
 STEAL_SHARE = 0.01
 # At full work a GPU is at its power limit, which is no disturbance.
 POWER_LIMIT = "power limit"
+# How strong is what has no measure.
+_STRONG = 2.0
+
+# The seconds of (matmul, copy) by host and GPU: others have another speed.
+Usual = dict[tuple[str | None, str | None], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class _Sign:
+    """Something that the machine may have been busy with; up to a strength of 1 it does not
+    matter."""
+
+    text: str
+    strength: float
+
+
+def usual_probes(summaries: Iterable[UnitSummary]) -> Usual:
+    """What the probes of a run take on a quiet machine: their lower quartile, for what disturbs can
+    only slow them, and may do so for most of the run."""
+    probes: defaultdict[tuple[str | None, str | None], list[Probe]] = defaultdict(list)
+    for summary in summaries:
+        probes[summary.host, summary.gpu].extend(summary.probes)
+    return {
+        place: (
+            _lower_quartile(probe.matmul_seconds for probe in found),
+            _lower_quartile(probe.copy_seconds for probe in found),
+        )
+        for place, found in probes.items()
+        if found
+    }
+
+
+def _lower_quartile(values: Iterable[float]) -> float:
+    known = sorted(values)
+    return known[(len(known) - 1) // 4]
 
 
 def busy(summaries: Iterable[UnitSummary], cpu_count: int) -> dict[str, tuple[str, ...]]:
-    """The units that were disturbed, each with what shows it."""
+    """The units of a run that were disturbed, the most first, each with what shows it."""
     units = list(summaries)
-    probes = [probe for summary in units for probe in summary.probes]
-    found = {}
-    for summary in units:
-        reasons = (*_off(summary.probes, probes), *_taken(summary.machine, cpu_count))
-        if reasons:
-            found[summary.unit] = reasons
-    return found
+    usual = usual_probes(units)
+    found = {one.unit: reasons for one in units if (reasons := disturbances(one, usual, cpu_count))}
+    strength = {one.unit: disturbance(one, usual, cpu_count) for one in units}
+    return dict(sorted(found.items(), key=lambda item: -strength[item[0]]))
 
 
-def drift(probes: Iterable[Probe], all_probes: Iterable[Probe]) -> tuple[tuple[float, float], ...]:
-    """Each probe over the run's median: (matmul, copy), 1 for as fast as most."""
-    known = list(all_probes)
-    if not known:
+def disturbances(summary: UnitSummary, usual: Usual, cpu_count: int) -> tuple[str, ...]:
+    """What shows that the machine was busy during a unit; empty: it was quiet."""
+    return tuple(one.text for one in _signs(summary, usual, cpu_count) if one.strength > 1)
+
+
+def disturbance(summary: UnitSummary, usual: Usual, cpu_count: int) -> float:
+    """How busy the machine was during a unit; up to 1 it was quiet."""
+    return max((one.strength for one in _signs(summary, usual, cpu_count)), default=0.0)
+
+
+def drift(summary: UnitSummary, usual: Usual) -> tuple[tuple[float, float], ...]:
+    """Each probe of a unit over what is usual in the run: (matmul, copy), 1 on a quiet machine."""
+    if (summary.host, summary.gpu) not in usual:
         return ()
-    matmul = median(probe.matmul_seconds for probe in known)
-    copy = median(probe.copy_seconds for probe in known)
-    return tuple((one.matmul_seconds / matmul, one.copy_seconds / copy) for one in probes)
+    matmul, copy = usual[summary.host, summary.gpu]
+    return tuple((one.matmul_seconds / matmul, one.copy_seconds / copy) for one in summary.probes)
 
 
-def _off(probes: tuple[Probe, ...], all_probes: list[Probe]) -> Iterable[str]:
-    for when, ratios in zip(("before", "after"), drift(probes, all_probes), strict=False):
+def _signs(summary: UnitSummary, usual: Usual, cpu_count: int) -> Iterator[_Sign]:
+    for when, ratios in zip(("before", "after"), drift(summary, usual), strict=False):
         for what, ratio in zip(("matmul", "copy"), ratios, strict=True):
-            if abs(ratio - 1) > PROBE_TOLERANCE:
-                yield f"{what} {when} it took {ratio:.2f} times the run's median"
+            text = f"{what} {when} it took {ratio:.2f} times what is usual in the run"
+            yield _Sign(text, (ratio - 1) / PROBE_TOLERANCE)
+    yield from _taken(summary.machine, cpu_count)
 
 
-def _taken(machine: tuple[MachineState, ...], cpu_count: int) -> Iterable[str]:
+def _taken(machine: tuple[MachineState, ...], cpu_count: int) -> Iterator[_Sign]:
     """By others, between the first state and the last."""
     if len(machine) < 2:
         return
@@ -61,14 +103,13 @@ def _taken(machine: tuple[MachineState, ...], cpu_count: int) -> Iterable[str]:
     if first.gpu is None:
         # Beside a GPU's work there are workers of other GPUs, and it needs the CPUs little.
         foreign = (last.busy_seconds - first.busy_seconds) - (last.own_seconds - first.own_seconds)
-        if foreign / available > FOREIGN_SHARE:
-            yield f"other processes took {foreign / available:.0%} of the CPUs"
+        share = foreign / available
+        yield _Sign(f"other processes took {share:.0%} of the CPUs", share / FOREIGN_SHARE)
     if first.steal_seconds is not None and last.steal_seconds is not None:
-        stolen = (last.steal_seconds - first.steal_seconds) / available
-        if stolen > STEAL_SHARE:
-            yield f"other guests of the host took {stolen:.0%} of the CPUs"
+        share = (last.steal_seconds - first.steal_seconds) / available
+        yield _Sign(f"other guests of the host took {share:.0%} of the CPUs", share / STEAL_SHARE)
     if any(state.gpu is not None and state.gpu.other_processes for state in machine):
-        yield "other processes were on the GPU"
+        yield _Sign("other processes were on the GPU", _STRONG)
     throttled = {
         reason
         for state in machine
@@ -77,4 +118,4 @@ def _taken(machine: tuple[MachineState, ...], cpu_count: int) -> Iterable[str]:
         if reason != POWER_LIMIT
     }
     if throttled:
-        yield f"the GPU was throttled: {', '.join(sorted(throttled))}"
+        yield _Sign(f"the GPU was throttled: {', '.join(sorted(throttled))}", _STRONG)

@@ -11,7 +11,7 @@ from bench.meters import Device
 from bench.records import Probe
 
 # Of each: the best of so many, as whatever disturbs can only add.
-_REPEATS = 10
+_REPEATS = 5
 # Sides of the matrices and bytes of the copy. On a CPU of two cores, or on a GPU, all repeats
 # together take less than 0.3 s. The copy is larger than caches: a smaller one takes 10 % more or
 # less in each process, by where its pages happen to lie.
@@ -25,10 +25,14 @@ def probe(device: Device) -> Probe:
     product = torch.empty_like(matrix)
     source = torch.ones(size, dtype=torch.uint8, device=device.torch_device)
     copy = torch.empty_like(source)
-    return Probe(
+    found = Probe(
         matmul_seconds=_best(device, lambda: torch.mm(matrix, matrix, out=product)),
         copy_seconds=_best(device, lambda: copy.copy_(source)),
     )
+    if device.is_cuda:
+        del matrix, product, source, copy
+        torch.cuda.empty_cache()  # or it would be reserved in every stage that follows
+    return found
 
 
 def _best(device: Device, work: Callable[[], object]) -> float:

@@ -26,6 +26,7 @@ from bench import flops, records, traces
 from bench.cases import pipeline_config
 from bench.meters import Device
 from bench.records import ProfileRow, UnitSpec
+from bench.run_folder import trace_file
 from bench.sync_finder import synchronising_calls
 from dipddpm.config import Context, OutcomeConfig, PipelineConfig, start_point
 from dipddpm.dip import fit_priors
@@ -54,14 +55,16 @@ def profile_unit(unfinished: Path, spec: UnitSpec, source: ImageSource, device: 
 
 
 def shortened(config: PipelineConfig) -> PipelineConfig:
-    """As much of a training run as the schedule needs: NUM_STEPS steps of each loop, each on a
-    whole batch, with priors of as many images."""
+    """As much of a training run as the schedule needs: NUM_STEPS steps of each loop, or a few more,
+    on whole batches, with the priors of one fit, or of as many images as whole batches have."""
     sampling = config.outcomes[0].sampling
     num_steps = min(NUM_STEPS, start_point(sampling, config.schedule).t0)
     outcome = OutcomeConfig(
         epochs=NUM_STEPS, sampling=replace(sampling, num_inference_steps=num_steps)
     )
-    num_images = min(config.data.num_images, config.training.batch_size)
+    batch_size, images_per_fit = config.training.batch_size, config.dip.images_per_fit
+    num_images = min(config.data.num_images, -(-images_per_fit // batch_size) * batch_size)
+    num_images = max(num_images - num_images % batch_size, min(num_images, batch_size))
     return replace(
         config,
         data=replace(config.data, num_images=num_images),
@@ -113,7 +116,7 @@ class ProfilingLedger:
         """Raises ValueError if the block has fewer than NUM_STEPS steps."""
         given = dict(inspect.signature(function).bind(*args, **kwargs).arguments)
         self._stage = function.__name__
-        path = records.trace_file(self._unit, self._stage)
+        path = trace_file(self._unit, self._stage)
         path.parent.mkdir(parents=True)
         rows: list[ProfileRow] = []
 

@@ -23,7 +23,9 @@ from typing import Any
 
 from bench import records
 from bench.engines import CHECKOUT, Process, SubprocessEngine, ask_environment, environment_of
-from bench.records import Environment, UnitSpec, UnitSummary, UserError
+from bench.errors import UserError
+from bench.records import Environment, UnitSpec
+from bench.run_folder import put_in_place
 
 _POLL_SECONDS = 0.2
 _CONNECT_SECONDS = 10
@@ -31,6 +33,7 @@ _CONNECT_SECONDS = 10
 _KILL_SECONDS = 30
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "error",  # of the client here, while it tries to connect
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # what nodes have to tell; it stays in their logs
 }
 _THREADS = "OMP_NUM_THREADS"
@@ -87,9 +90,9 @@ class RayEngine:
             signal.signal(signal.SIGTERM, before)
 
     def slots(self, machine: Environment) -> dict[str, dict[str, str]]:
-        """As many as there are GPUs in the cluster, or nodes."""
+        """As many as there are GPUs in the cluster, or nodes with the most CPUs."""
         what, count = ("GPU", self._num_gpus()) if machine.device == "cuda" else (
-            "node", len(self._nodes()))  # fmt: skip
+            "node", len(self._largest()))  # fmt: skip
         return {f"Ray {what} {i}": {} for i in range(count)}
 
     def start(self, unfinished: Path, environment: Mapping[str, str]) -> Process:
@@ -124,9 +127,15 @@ class RayEngine:
             raise UserError("the Ray cluster has no node with a CPU for its workers")
         return nodes
 
+    def _largest(self) -> list[dict[str, Any]]:
+        """The nodes with the most CPUs: in smaller ones a unit would take another time."""
+        nodes = self._nodes()
+        most = max(node["Resources"]["CPU"] for node in nodes)
+        return [node for node in nodes if node["Resources"]["CPU"] == most]
+
     def _remote(self, function: Any, device: str, **options: Any) -> Any:
         # On CPUs all of a node's: workers side by side would slow each other.
-        cpus = 1 if device == "cuda" else min(node["Resources"]["CPU"] for node in self._nodes())
+        cpus = 1 if device == "cuda" else self._largest()[0]["Resources"]["CPU"]
         gpus = 1 if device == "cuda" else 0
         return self._ray.remote(
             max_calls=1, max_retries=0, num_cpus=cpus, num_gpus=gpus, **options
@@ -256,8 +265,7 @@ class _Luggage:
             shutil.rmtree(unfinished)
             arriving.rename(unfinished)
         if done:
-            summary = records.read(unfinished / records.SUMMARY, UnitSummary)
-            records.finish_unit(unfinished, failed=summary.status != "ok")
+            put_in_place(unfinished)
         self.throw_away()
 
     def throw_away(self) -> None:

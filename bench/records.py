@@ -21,17 +21,21 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-import stat
 import struct
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
+from bench.errors import UserError
 from bench.versions import upgraded
 
 # 1: the first.
@@ -60,29 +64,6 @@ MAX_TEXT = 100_000
 MAX_FILE = 2**30
 # What files and folders are named after: never one outside the run, nor one of another kind.
 Name = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*$", max_length=200)]
-_SHOWN = 2_000
-# Colours and cursor movements of a terminal, and all other control characters but the line end.
-_CONTROL = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x09\x0b-\x1f\x7f-\x9f]"
-)
-
-
-def plain_text(text: str) -> str:
-    """Without what a terminal would act on."""
-    return _CONTROL.sub("", text.replace("\r\n", "\n"))
-
-
-def shortened(text: str) -> str:
-    """A text that is too long to be read, without its middle."""
-    half = _SHOWN // 2
-    return text if len(text) <= _SHOWN else f"{text[:half]} [...] {text[-half:]}"
-
-
-class UserError(Exception):
-    """Something the user can mend, in one line: told without a traceback, exit status 2."""
-
-    def __init__(self, text: object) -> None:
-        super().__init__(shortened(plain_text(str(text))))
 
 
 class Row(BaseModel):
@@ -218,6 +199,8 @@ class StageRow(Row):
     cpu_joules: float | None = None
     gpu_joules: float | None = None
     artifact_sha256: str | None = None
+    # Of the EMA weights, where they are kept.
+    checkpoint_sha256: str | None = None
 
 
 class Record(Row):
@@ -264,8 +247,8 @@ class MachineState(Row):
     # Of a clock that is never set, to be compared on one machine only.
     monotonic_seconds: float
     load_average: float
-    # Of all CPUs since the machine started; of this process and its children; taken by other
-    # guests of the machine's host.
+    # Of the CPUs that it may use, since the machine started; of this process and its children;
+    # taken by other guests of the machine's host.
     busy_seconds: float
     own_seconds: float
     steal_seconds: float | None
@@ -279,8 +262,8 @@ class SyncCall(Row):
     """A call that makes the host wait for the device: all of them from one place."""
 
     name: str
-    calls: int
-    seconds: float
+    calls: Annotated[int, Field(ge=1, lt=2**63)]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     # The innermost lines of our code that it lies in, innermost first; empty: not known.
     stack: tuple[str, ...]
 
@@ -292,10 +275,10 @@ class ProfileRow(Row):
     function: Name
     trace_sha256: str
     # The steps that were traced, and what is counted over all of them.
-    num_steps: int
+    num_steps: Annotated[int, Field(ge=1, le=10**6)]
     sync_calls: tuple[SyncCall, ...]
     # Floating-point operations of a step's nets.
-    flops_per_step: int
+    flops_per_step: Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class UnitSummary(Row):
@@ -304,17 +287,21 @@ class UnitSummary(Row):
     unit: Name
     status: Status
     error: str | None = None
+    # Tells the machine and the GPU from others, and names neither; None: not known.
+    host: str | None = None
+    gpu: str | None = None
     # Empty for a process that did not live to say.
     process_seconds: float | None = None
     overhead_seconds: dict[str, float] = {}
     started: str | None = None
+    # Of the files of its rows, by name; empty in runs of earlier versions.
+    rows_sha256: dict[Name, str] = {}
     # Before and after the unit's stages.
     probes: tuple[Probe, ...] = ()
     machine: tuple[MachineState, ...] = ()
 
 
 Stored = TypeVar("Stored", bound=Row)
-_Line = TypeVar("_Line", Record, StageRow, ProfileRow)
 
 
 def write(path: Path, row: Row) -> None:
@@ -372,14 +359,6 @@ def _first_error(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
 
 
-def read_progress(unfinished: Path) -> int:
-    """The steps that a worker has counted so far; 0 if it has not begun."""
-    try:
-        return int(PROGRESS_FORMAT.unpack((unfinished / PROGRESS).read_bytes())[0])
-    except (FileNotFoundError, struct.error):
-        return 0
-
-
 def failure_of(case: Case, unit: str, status: Status, error: str) -> Record:
     """The record of a case that gave no outcome."""
     return Record(
@@ -391,192 +370,3 @@ def failure_of(case: Case, unit: str, status: Status, error: str) -> Record:
         error=error,
         settings=case.settings,
     )
-
-
-def trace_file(unit: Path, function: str) -> Path:
-    """The trace of a stage in the folder of its unit: TensorBoard takes the folder for a run."""
-    return unit / TRACES / function / f"{function}.pt.trace.json.gz"
-
-
-def record_failure(unfinished: Path, spec: UnitSpec, status: Status, error: str) -> None:
-    """Adds a record of failure for each case of a unit that has no record yet."""
-    path = unfinished / RECORDS
-    _drop_torn_end(path)
-    _drop_torn_end(unfinished / STAGES)
-    there = {record.case_id for record in read_lines(path, Record)} if path.exists() else set()
-    failures = [
-        failure_of(case, spec.unit, status, error)
-        for case in spec.cases
-        if case.case_id not in there
-    ]
-    if spec.kind == "train":
-        append(path, failures)
-
-
-def _drop_torn_end(path: Path) -> None:
-    """Takes off the line that a killed process did not finish."""
-    if path.exists():
-        content = path.read_bytes()
-        path.write_bytes(content[: content.rfind(b"\n") + 1])
-
-
-def set_aside(folder: Path, why: str) -> None:
-    """UNIT or UNIT.part -> UNIT.busy1, or the next number that is free, with the word in `why`."""
-    unit = folder.with_suffix("") if folder.suffix == UNFINISHED else folder
-    number = 1
-    while (aside := unit.with_name(f"{unit.name}{why}{number}")).exists():
-        number += 1
-    folder.rename(aside)
-
-
-def finish_unit(unfinished: Path, *, failed: bool = False) -> None:
-    """UNIT.part -> UNIT, on the disk when this returns.
-
-    Where there is a UNIT it was measured again: the earlier attempt is set aside, or this one if it
-    failed.
-    """
-    folder = unfinished.with_suffix("")
-    if folder.exists() and failed:
-        set_aside(unfinished, FAILED)
-    else:
-        if folder.exists():
-            set_aside(folder, BUSY)
-        unfinished.rename(folder)
-    directory = os.open(unfinished.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run folder, read."""
-
-    folder: Path
-
-    @classmethod
-    def open(cls, folder: Path) -> Run:
-        """Raises UserError if `folder` is no run folder, or something in it may lead out of it."""
-        if not (folder / PLAN).is_file():
-            raise UserError(f"run must be a run folder (with {PLAN}), got {str(folder)!r}")
-        _check_holds_files_only(folder)
-        return cls(folder)
-
-    @cached_property
-    def plan(self) -> Plan:
-        return read(self.folder / PLAN, Plan)
-
-    @cached_property
-    def environment(self) -> Environment:
-        return read(self.folder / ENVIRONMENT, Environment)
-
-    def unit_folder(self, unit: str) -> Path:
-        return self.folder / UNITS / unit
-
-    def unfinished(self, unit: str) -> Path:
-        """Where a unit is worked on."""
-        return self.unit_folder(unit + UNFINISHED)
-
-    def is_done(self, spec: UnitSpec) -> bool:
-        return self.unit_folder(spec.unit).is_dir()
-
-    def done(self) -> Iterator[UnitSpec]:
-        """The units that are whole, in the plan's order."""
-        return (spec for spec in self.plan.units if self.is_done(spec))
-
-    def records(self) -> list[Record]:
-        return self._lines(RECORDS, Record)
-
-    def records_of(self, unit: str) -> list[Record]:
-        return self._lines_of(unit, RECORDS, Record)
-
-    def stage_rows(self) -> list[StageRow]:
-        return self._lines(STAGES, StageRow)
-
-    def stage_rows_of(self, unit: str) -> list[StageRow]:
-        return self._lines_of(unit, STAGES, StageRow)
-
-    def profiles(self) -> list[ProfileRow]:
-        return self._lines(PROFILE, ProfileRow)
-
-    def profiles_of(self, unit: str) -> list[ProfileRow]:
-        return self._lines_of(unit, PROFILE, ProfileRow)
-
-    def summary(self, unit: str) -> UnitSummary:
-        path = self.unit_folder(unit) / SUMMARY
-        summary = read(path, UnitSummary)
-        _check_is_of(unit, summary.unit, path)
-        return summary
-
-    def summaries(self) -> list[UnitSummary]:
-        return [self.summary(spec.unit) for spec in self.done()]
-
-    def missing(self) -> list[Case]:
-        """The cases that have no record yet."""
-        there = {(record.case_id, record.repeat) for record in self.records()}
-        return [
-            case
-            for spec in self.plan.units
-            if spec.kind == "train"
-            for case in spec.cases
-            if (case.case_id, case.repeat) not in there
-        ]
-
-    def attempts(self, why: str) -> list[UnitSummary]:
-        """Of the attempts at units that were set aside with that word."""
-        return [
-            read(folder / SUMMARY, UnitSummary)
-            for folder in sorted((self.folder / UNITS).glob(f"*{why}[0-9]*"))
-        ]
-
-    def _lines(self, name: str, kind: type[_Line]) -> list[_Line]:
-        return [row for spec in self.done() for row in self._lines_of(spec.unit, name, kind)]
-
-    def _lines_of(self, unit: str, name: str, kind: type[_Line]) -> list[_Line]:
-        path = self.unit_folder(unit) / name
-        rows = read_lines(path, kind) if path.exists() else []
-        for row in rows:
-            _check_is_of(unit, row.unit, path)
-        return rows
-
-
-def _check_is_of(unit: str, told: str, path: Path) -> None:
-    if told != unit:
-        raise UserError(f"{path}: must be of unit {unit!r}, got {told!r}")
-
-
-def _check_holds_files_only(run: Path) -> None:
-    """A folder that someone sent may hold links to what is none of its business, or pipes."""
-    for above, folders, files in os.walk(run):
-        for name in (*folders, *files):
-            try:
-                mode = (path := Path(above, name)).lstat().st_mode
-            except FileNotFoundError:  # a worker has just renamed it
-                continue
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise UserError(f"{path}: a run folder must hold files and folders only, this is "
-                                "a link or something else")  # fmt: skip
-
-
-class Costs:
-    """The rows of stages by unit and key: who pays for what."""
-
-    def __init__(self, plan: Plan, rows: Iterable[StageRow]) -> None:
-        self._rows = {(row.unit, row.key): row for row in rows}
-        self._needs = {spec.unit: spec.needs for spec in plan.units}
-
-    def row(self, unit: str, key: str) -> StageRow | None:
-        """The call of a stage as the unit saw it."""
-        return self._rows.get((unit, key))
-
-    def charged(self, unit: str, key: str) -> StageRow | None:
-        """The row with the figures: of the unit itself, else of a unit whose results it loads.
-
-        Repeats of a case have equal keys in other units, and those are not its cost.
-        """
-        for owner in (unit, *self._needs.get(unit, ())):
-            row = self._rows.get((owner, key))
-            if row is not None and row.executed:
-                return row
-        return None

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import math
 import os
 import shutil
 import signal
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from bench import noise, records
 from bench.engines import Engine, Process
+from bench.errors import UserError
 from bench.integrity import damage
-from bench.records import Plan, Record, Run, Status, UnitSpec, UnitSummary, UserError
+from bench.locks import locked, locked_unit
+from bench.records import Plan, Record, Status, UnitSpec, UnitSummary
+from bench.run_folder import (
+    Run,
+    finish_unit,
+    is_whole,
+    put_in_place,
+    read_progress,
+    record_failure,
+    set_aside,
+)
 
-_LOCK = "lock"
 # What the runner may meet in the run folder, beside a full disk.
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 # How often a finished worker is looked for, and how often the display is told.
@@ -116,12 +125,13 @@ def run_units(
     """
     slots = [_Slot(name, given) for name, given in engine.slots(run.environment).items()]
     with _disk(run), locked(run.folder), _workers_ended(slots), _Stop(display) as stop:
+        for spec in run.plan.units:
+            _tidy(run, spec)
         for spec in run.done():
             _set_aside_damaged(run, spec, display)
         waiting = [spec for spec in run.plan.units if not run.is_done(spec)]
-        while waiting:
+        while waiting := waiting or _busy(run, display, rerun_share):
             _Work(run, engine, display, slots, timeout_seconds, forced, stop, waiting).do()
-            waiting = _busy(run, display, rerun_share)
 
 
 def run_unit(
@@ -140,17 +150,16 @@ def run_unit(
     spec = ready(run, unit)
     (name, given), *_ = engine.slots(run.environment).items()
     slots = [_Slot(name, given)]
-    alone = run.unit_folder(f"{unit}.{_LOCK}")
     with (
         _disk(run),
         locked(run.folder, shared=True),
-        _locked(alone, f"unit {unit!r}"),
+        locked_unit(run.unit_folder(unit)),
         _workers_ended(slots),
         _Stop(display) as stop,
     ):
+        _tidy(run, spec)
         if not run.is_done(spec):
             _Work(run, engine, display, slots, timeout_seconds, forced, stop, [spec]).do()
-        alone.unlink()
 
 
 def ready(run: Run, unit: str) -> UnitSpec:
@@ -230,7 +239,11 @@ class _Work:
                 return
             process.kill()
         slot.spec = slot.process = None
-        if not self.run.unfinished(spec.unit).exists():  # it finished, however it ended after that
+        unfinished = self.run.unfinished(spec.unit)
+        if is_whole(unfinished):
+            put_in_place(unfinished)
+        if not unfinished.exists():  # it finished, however it ended after that
+            _keep_quietest(self.run, spec)
             self.display.finished(spec, *_outcome(self.run, spec))
             return
         if code == records.DISK_FULL:
@@ -240,7 +253,7 @@ class _Work:
             return  # it will be run again, as what has not begun
         if status == "killed" and self.retries[spec.unit] < _MAX_RETRIES:
             self.retries[spec.unit] += 1
-            records.set_aside(self.run.unfinished(spec.unit), records.KILLED)
+            set_aside(unfinished, records.KILLED)
             self.display.again(spec, text)
             self.waiting.insert(0, spec)
         else:
@@ -291,35 +304,91 @@ def _disk(run: Run) -> Iterator[None]:
         ) from error
 
 
+def _tidy(run: Run, spec: UnitSpec) -> None:
+    """What a killed worker or runner left of a unit: whole, it goes into its place; of a unit that
+    is done, and was being measured again, it goes."""
+    unfinished = run.unfinished(spec.unit)
+    if is_whole(unfinished):
+        put_in_place(unfinished)
+    elif run.is_done(spec):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    else:
+        # It was to make room for a quieter one, or the other way round.
+        for attempt in run.aside(records.BUSY, unit=spec.unit):
+            if _is_ok(attempt):
+                attempt.rename(run.unit_folder(spec.unit))
+                break
+
+
+def _keep_quietest(run: Run, spec: UnitSpec) -> None:
+    """Of the attempts at a unit that was measured again, the one that counts is that during which
+    the machine was least busy: not the quickest, nor the last."""
+    usual = noise.usual_probes(run.summaries())
+
+    def disturbance(folder: Path) -> float:
+        summary = records.read(folder / records.SUMMARY, UnitSummary)
+        return noise.disturbance(summary, usual, run.environment.cpu_count)
+
+    counting = run.unit_folder(spec.unit)
+    others = [folder for folder in run.aside(records.BUSY, unit=spec.unit) if _is_ok(folder)]
+    if not others or not _is_ok(counting):
+        return
+    quietest = min((counting, *others), key=disturbance)
+    if quietest != counting:
+        set_aside(counting, records.BUSY)
+        quietest.rename(counting)
+
+
+def _is_ok(attempt: Path) -> bool:
+    try:
+        return records.read(attempt / records.SUMMARY, UnitSummary).status == "ok"
+    except UserError:  # it counts for nothing
+        return False
+
+
 def _set_aside_damaged(run: Run, spec: UnitSpec, display: Display) -> bool:
     """Whether a unit that was done has to be run again."""
     problem = damage(run, spec)
     if problem is None:
         return False
-    records.set_aside(run.unit_folder(spec.unit), records.DAMAGED)
+    set_aside(run.unit_folder(spec.unit), records.DAMAGED)
     display.again(spec, problem)
     return True
 
 
 def _busy(run: Run, display: Display, share: float) -> list[UnitSpec]:
-    """The units to be measured again as the machine was busy, as many as may be, in order."""
+    """The units to be measured again as the machine was busy, as many as may be, the most disturbed
+    first."""
     measured = [summary for summary in run.summaries() if summary.status == "ok"]
     seconds = {summary.unit: summary.process_seconds or 0.0 for summary in measured}
-    # The earlier attempt, or the later one if it failed.
-    aside = [*run.attempts(records.BUSY), *run.attempts(records.FAILED)]
+    # The earlier attempt, or the later one if it failed; one that was killed tells no seconds.
+    aside = run.attempts(records.BUSY)
     attempts = Counter(summary.unit for summary in aside)
-    spent = sum(summary.process_seconds or 0.0 for summary in aside)
+    spent = sum(summary.process_seconds or seconds.get(summary.unit, 0.0) for summary in aside)
     limit = share * sum(seconds.values())
     reasons = noise.busy(measured, run.environment.cpu_count)
+    specs = {spec.unit: spec for spec in run.plan.units}
+    expected = _expected_seconds([specs[unit] for unit in seconds], seconds)
     chosen = []
-    for spec in run.plan.units:
-        if spec.unit not in reasons or attempts[spec.unit] >= _MAX_RERUNS:
-            continue
-        if spent + seconds[spec.unit] <= limit:
-            spent += seconds[spec.unit]
-            chosen.append(spec)
-            display.again(spec, "; ".join(reasons[spec.unit]))
+    for unit, why in reasons.items():
+        if attempts[unit] < _MAX_RERUNS and spent + expected[unit] <= limit:
+            spent += expected[unit]
+            chosen.append(specs[unit])
+            display.again(specs[unit], "; ".join(why))
     return chosen
+
+
+def _expected_seconds(units: list[UnitSpec], seconds: Mapping[str, float]) -> dict[str, float]:
+    """What units would take on a quiet machine: by the pace of the quicker of their kind, for what
+    was disturbed took longer than it need."""
+    paces: defaultdict[str, list[float]] = defaultdict(list)
+    for spec in units:
+        paces[spec.kind].append(seconds[spec.unit] / max(1, spec.num_steps))
+    quick = {kind: sorted(found)[(len(found) - 1) // 4] for kind, found in paces.items()}
+    return {
+        spec.unit: min(seconds[spec.unit], quick[spec.kind] * max(1, spec.num_steps))
+        for spec in units
+    }
 
 
 def forget_failures(run: Run) -> int:
@@ -330,28 +399,8 @@ def forget_failures(run: Run) -> int:
     failed = {summary.unit for summary in run.summaries() if summary.status != "ok"}
     failed |= {record.unit for record in run.records() if record.status != "ok"}
     for unit in failed:
-        records.set_aside(run.unit_folder(unit), records.FAILED)
+        set_aside(run.unit_folder(unit), records.FAILED)
     return len(failed)
-
-
-def locked(folder: Path, *, shared: bool = False) -> contextlib.AbstractContextManager[None]:
-    """This process alone works on the run, or with others that each work on a unit of it."""
-    return _locked(folder / _LOCK, f"run {str(folder)!r}", shared=shared)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, what: str, *, shared: bool = False) -> Iterator[None]:
-    """The lock goes with the process, however it ends. Raises UserError if another has it."""
-    try:
-        lock = path.open("a")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{what} is being run by another process") from None
-        yield
 
 
 @contextlib.contextmanager
@@ -381,9 +430,7 @@ def _prepare(run: Run, spec: UnitSpec) -> Path:
 
 def _steps(run: Run, slots: list[_Slot]) -> dict[str, int]:
     return {
-        slot.spec.unit: records.read_progress(run.unfinished(slot.spec.unit))
-        for slot in slots
-        if slot.spec
+        slot.spec.unit: read_progress(run.unfinished(slot.spec.unit)) for slot in slots if slot.spec
     }
 
 
@@ -401,11 +448,9 @@ def _fail(run: Run, spec: UnitSpec, status: Status, text: str) -> None:
     folder = run.unfinished(spec.unit)
     if not folder.exists():
         _prepare(run, spec)
-    records.record_failure(folder, spec, status, text)
-    summary = UnitSummary(unit=spec.unit, status=status, error=text)
-    records.write(folder / records.SUMMARY, summary)
+    record_failure(folder, spec, status, text)
     (folder / records.PROGRESS).unlink(missing_ok=True)
-    records.finish_unit(folder, failed=True)
+    finish_unit(folder, UnitSummary(unit=spec.unit, status=status, error=text))
 
 
 def _outcome(run: Run, spec: UnitSpec) -> tuple[UnitSummary, list[Record]]:

@@ -28,7 +28,8 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from bench.cases import FIELDS, build, functions_of, new_case, pipeline_config, settings_of
-from bench.records import MAX_TEXT, Case, UserError
+from bench.errors import UserError
+from bench.records import MAX_TEXT, Case
 from dipddpm.checks import MAX_WHOLE
 from dipddpm.config import ARMS, PROTOCOLS, NoiseScheduleConfig, OutcomeConfig, PipelineConfig
 from dipddpm.lookup import look_in
@@ -90,8 +91,10 @@ def load(suite: str, *, seed: int | None = None, images: str | None = None) -> S
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
             raise UserError(f"{path}: must be of at most {MAX_BYTES} bytes, got {size}")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
+        if suite.endswith(".toml"):
+            raise UserError(f"suite {suite!r}: there is no such file") from None
         raise UserError(
             f"suite must be one of {', '.join(names())} or a .toml file, got {suite!r}"
         ) from None

@@ -2,7 +2,7 @@
 
 One `.item()` a step can cost more than the step's own work: the host launches nothing while it
 waits. On a trace without a GPU, where nothing waits, it finds the reads of a tensor's value that
-would. Imports no torch.
+would, but for copies. Imports no torch.
 """
 
 from __future__ import annotations
@@ -13,26 +13,34 @@ from bench import traces
 from bench.records import SyncCall
 from bench.traces import Event
 
-# Of the CUDA runtime, and of the driver below it. cudaMemcpyAsync is none: where torch has to wait
-# for a copy, it calls cudaStreamSynchronize after it.
+# Of the CUDA runtime, and of the driver below it. cudaMemcpyAsync is one from or to pageable memory
+# alone; where torch has to wait for another copy, it calls cudaStreamSynchronize after it.
 _CUDA = frozenset(
     {
         "cudaStreamSynchronize",
         "cudaDeviceSynchronize",
         "cudaEventSynchronize",
+        "cudaFree",
         "cudaMemcpy",
         "cudaMemcpy2D",
         "cuStreamSynchronize",
         "cuCtxSynchronize",
         "cuEventSynchronize",
+        "cuMemcpyDtoH_v2",
+        "cuMemcpyHtoD_v2",
     }
 )
-# Whatever reads a value, an `if` on a tensor among them, comes down to this; `aten::item` around it
-# is the same call.
-_CPU = frozenset({"aten::_local_scalar_dense"})
+_COPY, _PAGEABLE = "cudaMemcpyAsync", "Pageable"
+# Whatever reads a single value, an `if` on a tensor among them, comes down to the first, and
+# `aten::item` around it is the same call. The others give as many values as there are. A copy of a
+# tensor to the host is none here, where it is there already.
+_CPU = frozenset(
+    {"aten::_local_scalar_dense", "aten::_unique2", "aten::equal", "aten::masked_select",
+     "aten::nonzero"}
+)  # fmt: skip
 # The optimizers in one kernel read their own step counts, which only the CPU's does on the host.
 _READS_ON_THE_CPU_ALONE = "aten::_fused_"
-# Lines of ours are those of no library and no instrument.
+# Lines of ours are those of none of these.
 _NOT_OURS = ("torch/", "diffusers/", "bench/", "<", "nn.Module: ")
 _STACK = 3
 
@@ -46,8 +54,15 @@ def synchronising_calls(events: Iterable[Event]) -> tuple[SyncCall, ...]:
     spans = [(float(step["ts"]), traces.end(step)) for step in traces.steps(events)]
     on_device = any(event.get("cat") in ("cuda_runtime", "Runtime", "kernel") for event in events)
     wanted = _CUDA if on_device else _CPU
+    pageable = {
+        event.get("args", {}).get("correlation")
+        for event in events
+        if event.get("cat") == "gpu_memcpy" and _PAGEABLE in event["name"]
+    }
     found: dict[tuple[str, tuple[str, ...]], tuple[int, float]] = {}
-    for event, around in _with_surroundings(events, wanted):
+    for event, around in _with_surroundings(events, wanted | {_COPY} if on_device else wanted):
+        if event["name"] == _COPY and event.get("args", {}).get("correlation") not in pageable:
+            continue
         inside = any(first <= event["ts"] and traces.end(event) <= last for first, last in spans)
         if not inside or any(one["name"].startswith(_READS_ON_THE_CPU_ALONE) for one in around):
             continue
@@ -73,7 +88,8 @@ def _with_surroundings(
         while around and traces.end(around[-1]) < middle:
             around.pop()
         if event["name"] in wanted:
-            yield event, list(around)
+            # A block of record_function outlives the function that opens it, which lies below it.
+            yield event, [one for one in around if traces.end(one) >= middle]
         around.append(event)
 
 

@@ -7,8 +7,8 @@ A trace is JSON in Chrome's trace event format: {"traceEvents": [{"ph": "X", "ca
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
-import math
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,8 +16,12 @@ from typing import Any
 
 Event = dict[str, Any]
 
-# A trace of three steps of the published net has some 100 MB.
+# A trace of three steps of the published net has some 100 MB, and 5 million values. Either may be
+# small where the other is large, and both become memory.
 MAX_BYTES = 512 * 2**20
+MAX_VALUES = 16 * 10**6
+# In microseconds: what lies beyond is no moment.
+_MAX_TIME = 1e18
 # What a span of ours is called that covers a whole step, of which it says nothing.
 OURS = "dipddpm: "
 STEP = "ProfilerStep#"
@@ -29,21 +33,28 @@ class TraceError(Exception):
     """A file that is no trace that can be read, in one line."""
 
 
-def read(path: Path, folder: Path) -> dict[str, Any]:
+def read(path: Path, folder: Path, sha256: str | None = None) -> dict[str, Any]:
     """The content of a gzipped trace: `traceEvents` are events of the types they should have.
 
-    Raises TraceError if it lies outside of `folder`, through a link too, unpacks to more than
-    MAX_BYTES, or is no trace.
+    sha256: of the file, if it is known
+    Raises TraceError if it lies outside of `folder`, through a link too, is not the known one,
+    unpacks to more than MAX_BYTES or MAX_VALUES, or is no trace.
     """
     try:
         if not path.resolve(strict=True).is_relative_to(folder.resolve()):
             raise TraceError(f"{path}: it lies outside of {folder}")
         if not path.is_file():
             raise TraceError(f"{path}: it is no file")
+        if sha256 is not None:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                    raise TraceError(f"{path}: its content is not what was written")
         with gzip.open(path) as stream:
             packed = stream.read(MAX_BYTES + 1)
         if len(packed) > MAX_BYTES:
             raise TraceError(f"{path}: it unpacks to more than {MAX_BYTES // 2**20} MiB")
+        if sum(map(packed.count, (b",", b"[", b"{"))) > MAX_VALUES:
+            raise TraceError(f"{path}: it holds more than {MAX_VALUES} values")
         content = json.loads(packed)
     except OSError as error:
         raise TraceError(f"{path}: {error.strerror or error}") from error
@@ -64,7 +75,7 @@ def _is_event(event: Any) -> bool:
     if event.get("ph") != "X":
         return True
     return isinstance(event.get("cat"), str) and all(
-        isinstance(event.get(key), int | float) and math.isfinite(event[key])
+        isinstance(event.get(key), int | float) and -_MAX_TIME < event[key] < _MAX_TIME
         for key in ("ts", "dur")
     )
 

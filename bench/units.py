@@ -16,7 +16,8 @@ from bench.cases import (
     pipeline_config,
     settings_of,
 )
-from bench.records import Case, Setting, UnitSpec, UserError
+from bench.errors import UserError
+from bench.records import Case, Setting, UnitSpec
 from bench.suite import Suite
 from dipddpm.config import (
     MIN_FOR_FEATURES,

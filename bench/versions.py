@@ -17,9 +17,11 @@ def upgraded(kind: str, content: Any, version: int) -> Any:
     if not isinstance(content, dict) or "schema_version" not in content:
         return content
     written = content["schema_version"]
-    if not isinstance(written, int) or not 1 <= written <= version:
+    if type(written) is not int or not 1 <= written <= version:
+        newer = type(written) is int and written > version
         raise ValueError(
-            f"schema_version must be from 1 to {version}, got {written!r}; a newer dipddpm reads it"
+            f"schema_version must be from 1 to {version}, got {written!r}"
+            f"{'; a newer dipddpm reads it' if newer else ''}"
         )
     for step in _STEPS[written - 1 : version - 1]:
         content = step(kind, content)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
+import os
 import sys
 import time
 import traceback
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,12 +18,24 @@ import torch
 from bench import records
 from bench.artifacts import Artifacts
 from bench.cases import functions_of, outcome_config, pipeline_config
-from bench.environment import device_name
+from bench.environment import LOADED_SHA256, device_name, host
+from bench.errors import shortened
 from bench.ledger import MeasuringLedger
 from bench.machine import Machine
 from bench.meters import Device, SharedCounter, Spans
 from bench.probe import probe
-from bench.records import Case, MachineState, Probe, Record, Status, UnitSpec, UnitSummary
+from bench.records import (
+    Case,
+    Environment,
+    MachineState,
+    Probe,
+    Record,
+    Row,
+    Status,
+    UnitSpec,
+    UnitSummary,
+)
+from bench.run_folder import finish_unit, record_failure
 from bench.warmup import wake, warm_up
 from dipddpm.config import Context, OutcomeConfig
 from dipddpm.dip import fit_priors
@@ -59,18 +73,20 @@ def _main(unfinished: Path, started: float, import_seconds: float) -> None:
     # What the imports made is there for good: no later collection has to walk through it.
     gc.freeze()
     with spans("prepare_unit"):
+        place = _Place(unfinished)
         spec = records.read(unfinished / records.SPEC, UnitSpec)
         began = datetime.now(UTC).isoformat(timespec="seconds")
     with spans("wake_device"):
         device = Device("cuda:0" if spec.device == "cuda" else spec.device)
-        machine = Machine(device.uuid)
+        known = records.read(unfinished.parent.parent / records.ENVIRONMENT, Environment)
+        machine = Machine(device.uuid, shared=known.device_count > 1)
     with spans("prepare_unit"):
         ledger = MeasuringLedger(
             spec.unit,
             device,
             machine,
             Artifacts(
-                unfinished / records.ARTIFACTS,
+                unfinished,
                 _needed_artifacts(unfinished.parent, spec),
                 keep_all=spec.kind == "shared",
                 keep_checkpoints=spec.keep_checkpoints,
@@ -100,43 +116,73 @@ def _main(unfinished: Path, started: float, import_seconds: float) -> None:
                 with spans("wake_device"):
                     wake(device.torch_device)
             look()
-            run_unit(unfinished, spec, ledger, spans)
-            look()
+            _run_unit(place, spec, ledger, spans)
         except Exception as error:  # whatever it is becomes a row, and the grid goes on
             if _disk_is_full(error):
                 raise
             status, text = _failure(error)
-            records.record_failure(unfinished, spec, status, text)
+            record_failure(unfinished, spec, status, text)
+    if status == "ok":
+        try:
+            look()
+        except Exception as error:  # of the machine; the unit is whole
+            traceback.print_exception(error)
     with spans("finish_unit"):
-        records.append(unfinished / records.STAGES, ledger.new_rows())
+        place.append(records.STAGES, ledger.new_rows())
         (unfinished / records.PROGRESS).unlink()
     # Each row has its own; what is left is of a stage that failed.
     failed = spans.seconds.pop("stages", 0.0) - sum(r.seconds or 0.0 for r in ledger.rows.values())
     if ledger.failed or status != "ok":
         spans.seconds["failed_stage"] = failed
-    records.write(
-        unfinished / records.SUMMARY,
-        UnitSummary(
-            unit=spec.unit,
-            status=status,
-            error=text,
-            process_seconds=time.monotonic() - started,
-            overhead_seconds={
-                "process_start": process_start,
-                "import": import_seconds,
-                **spans.seconds,
-            },
-            started=began,
-            probes=tuple(probes),
-            machine=tuple(states),
-        ),
+    summary = UnitSummary(
+        unit=spec.unit,
+        status=status,
+        error=text,
+        host=host(),
+        gpu=device.uuid,
+        process_seconds=time.monotonic() - started,
+        overhead_seconds={
+            "process_start": process_start,
+            "import": import_seconds,
+            **spans.seconds,
+        },
+        started=began,
+        probes=tuple(probes),
+        machine=tuple(states),
     )
-    records.finish_unit(unfinished, failed=status != "ok")
+    place.check()
+    finish_unit(unfinished, summary)
 
 
-def run_unit(unfinished: Path, spec: UnitSpec, ledger: MeasuringLedger, spans: Spans) -> None:
+class _Place:
+    """The folder of a unit, for as long as it is this worker's.
+
+    One that was given up, as its node seemed lost, may still live when another has begun anew.
+    """
+
+    def __init__(self, unfinished: Path) -> None:
+        self.path = unfinished
+        self._began = unfinished.stat()
+
+    def check(self) -> None:
+        """Ends this process if the folder is no longer the one it began with."""
+        try:
+            if os.path.samestat(self.path.stat(), self._began):
+                return
+        except FileNotFoundError:
+            pass
+        sys.exit(f"{self.path} is another worker's now")
+
+    def append(self, name: str, rows: Iterable[Row]) -> None:
+        """Rows to one of its files."""
+        self.check()
+        records.append(self.path / name, rows)
+
+
+def _run_unit(place: _Place, spec: UnitSpec, ledger: MeasuringLedger, spans: Spans) -> None:
     """Every case of the unit through the pipeline; a record of each outcome as it is there."""
-    _check_device(unfinished, spec)
+    unfinished = place.path
+    _check_place(unfinished, spec)
     look_in(spec.functions)
     _check_functions(unfinished, spec)
     with spans("open_images"):
@@ -174,16 +220,21 @@ def run_unit(unfinished: Path, spec: UnitSpec, ledger: MeasuringLedger, spans: S
             record = _record(case, outcome, spec, ledger, warnings)
         with spans("write_records"):
             # Its bill first: what is told of an outcome can be charged, however the process ends.
-            records.append(unfinished / records.STAGES, ledger.new_rows())
-            records.append(unfinished / records.RECORDS, [record])
+            place.append(records.STAGES, ledger.new_rows())
+            place.append(records.RECORDS, [record])
 
 
-def _check_device(unfinished: Path, spec: UnitSpec) -> None:
-    """Raises ValueError if this machine's device is not the one that the run began on."""
-    known = records.read(unfinished.parent.parent / records.ENVIRONMENT, records.Environment)
+def _check_place(unfinished: Path, spec: UnitSpec) -> None:
+    """Raises ValueError if the device or the sources here are not those that the run began with."""
+    known = records.read(unfinished.parent.parent / records.ENVIRONMENT, Environment)
     here = device_name(spec.device)
     if here != known.device_name and not spec.forced:
         raise ValueError(f"the device here is {here}, but the run began on {known.device_name}")
+    if known.source_sha256 != LOADED_SHA256 and not spec.forced:
+        raise ValueError(
+            "the sources of dipddpm and bench are not those that the run began with: sha256 "
+            f"{LOADED_SHA256}, it was {known.source_sha256}"
+        )
 
 
 def _check_functions(unfinished: Path, spec: UnitSpec) -> None:
@@ -226,7 +277,7 @@ def _failure(error: Exception) -> tuple[Status, str]:
     status: Status = "oom" if is_out_of_memory(error) else "error"
     # The notes name the stage, be it a function of the user's.
     text = " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
-    return status, records.shortened(text)
+    return status, shortened(text)
 
 
 def _record(
@@ -265,5 +316,5 @@ def _needed_artifacts(units: Path, spec: UnitSpec) -> dict[str, tuple[Path, str]
         folder = units / unit
         for row in records.read_lines(folder / records.STAGES, records.StageRow):
             if row.artifact_sha256 is not None:
-                found[row.key] = (folder / records.ARTIFACTS, row.artifact_sha256)
+                found[row.key] = (folder, row.artifact_sha256)
     return found

@@ -62,7 +62,8 @@ def at_least(config: object, minimum: float, *names: str) -> None:
         value = getattr(config, name)
         # `not >=` also refuses NaN.
         if value is not None and not minimum <= value < math.inf:
-            raise ValueError(f"{name} must be at least {minimum} and finite, got {value}")
+            finite = "" if isinstance(value, int) else " and finite"
+            raise ValueError(f"{name} must be at least {minimum}{finite}, got {value}")
 
 
 def above_zero(config: object, *names: str) -> None:

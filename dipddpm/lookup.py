@@ -137,10 +137,12 @@ def _file(module: str) -> Path:
     except (Exception, SystemExit) as error:  # finding a.b imports a, which may raise anything
         text = f"{module}: no such module ({type(error).__name__}: {error})"
         raise ValueError(text) from error
-    if found is None or found.origin is None or not found.origin.endswith(".py"):
+    if found is None:
         raise ValueError(
             f"{module}: no module of that name lies beside the suite or can be imported"
         )
+    if found.origin is None or not found.origin.endswith(".py"):
+        raise ValueError(f"{module}: its functions must be written in a .py file, it has none")
     return Path(found.origin)
 
 

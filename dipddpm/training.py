@@ -100,6 +100,8 @@ def train_ddpm(
     losses = []
     for step, batch in enumerate(context.watch(batches), learner.first_step):
         generator.manual_seed(derive_seed(context.seed, "training step", step))
+        if device.type == "cuda":
+            batch = batch.pin_memory()  # from pageable memory the host would wait for the copy
         batch = batch.to(device, non_blocking=True)
         if loading.flip == "device":
             batch = _random_flips(batch, generator)

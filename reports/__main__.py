@@ -7,7 +7,7 @@ import importlib.metadata
 import sys
 from typing import NoReturn
 
-from bench.records import UserError
+from bench.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:

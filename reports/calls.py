@@ -11,8 +11,9 @@ from bench.traces import Event
 
 # Spans of the host: Python's functions, torch's operators, calls of the CUDA runtime.
 _HOST = ("python_function", "cpu_op", "Runtime")
-# What takes less of a step, or lies deeper, is part of what called it.
-_LEAST_SHARE = 0.005
+BESIDE = "in other threads, at the same time"
+# What takes less of a step, or lies deeper, is left out.
+LEAST_SHARE = 0.005
 _DEEPEST = 200
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 # Begin and length of a span are rounded apart, so one may seem to end after what it is in.
@@ -44,24 +45,29 @@ class _Node:
 def call_tree(events: Iterable[Event], steps: list[Event]) -> tuple[Call, ...]:
     """What the host's threads called first inside the steps, the costliest first.
 
-    A thread that calls no operator only waits, and is left out. A span is cut off where its step
-    ends, or where one begins in it that outlives it.
+    Threads beside that of the steps, as the backward pass has on a GPU, come together under
+    BESIDE. A thread that calls no operator only waits, and is left out. A span is cut off where its
+    step ends, or where one begins in it that outlives it.
 
     events, steps: as `traces.normalised` and `traces.steps` give them
     """
+    main = (steps[0].get("pid"), steps[0].get("tid"))
     threads: dict[tuple[object, object], list[Event]] = {}
     for event in events:
         if event.get("ph") == "X" and event["cat"] in _HOST and event["dur"] > 0:
             threads.setdefault((event.get("pid"), event.get("tid")), []).append(event)
-    root = _Node()
-    for spans in threads.values():
+    root, beside = _Node(), _Node()
+    for thread, spans in threads.items():
         if all(span["cat"] == "python_function" for span in spans):
             continue
         # The outer of two that begin at once goes first.
         spans.sort(key=lambda event: (event["ts"], -event["dur"]))
         for step in steps:
-            _add(root, spans, step["ts"], traces.end(step))
-    least = _LEAST_SHARE * sum(traces.end(step) - step["ts"] for step in steps)
+            _add(root if thread == main else beside, spans, step["ts"], traces.end(step))
+    if beside.callees:
+        beside.micro = sum(one.micro for one in beside.callees.values())
+        root.callees[BESIDE] = beside
+    least = LEAST_SHARE * sum(traces.end(step) - step["ts"] for step in steps)
     return _frozen(root, least)
 
 

@@ -25,7 +25,7 @@ def missing(report: Report, what: str, suite: str = "quick") -> str:
     return f"No {what} in this run. It is made by {made}."
 
 
-def logs(pairs: Sequence[Pair]) -> list[float]:
+def ratios(pairs: Sequence[Pair]) -> list[float]:
     """The ratios of pairs, as dots of a forest plot."""
     return [pair.other / pair.base for pair in pairs]
 

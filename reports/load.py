@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
+from bench.errors import UserError
+from bench.errors import plain_text as plain_text
+from bench.noise import Usual, disturbances, usual_probes
 from bench.records import (
-    ARTIFACTS,
     ASIDE,
     BUSY,
     LOG,
-    UNFINISHED,
     UNITS,
     Case,
     Environment,
     Plan,
     ProfileRow,
     Record,
-    Run,
     StageRow,
     UnitSummary,
-    UserError,
 )
-from bench.records import plain_text as plain_text
+from bench.run_folder import Run, artifact_file
 
 RUNS = Path("runs")
 LOG_LINES = 20
@@ -45,6 +44,7 @@ class Loaded:
     attempts: attempts at units that were kept aside, by the names of their folders
     busy: those of them that were made while the machine was busy
     profiles: the stages that ran under the profiler; none of their times is in `rows`
+    altered: files of rows that are not what was written, in a line each
     """
 
     folder: Path
@@ -58,6 +58,22 @@ class Loaded:
     attempts: tuple[str, ...]
     busy: tuple[UnitSummary, ...]
     profiles: tuple[ProfileRow, ...]
+    altered: tuple[str, ...]
+
+    @cached_property
+    def usual_probes(self) -> Usual:
+        """What the probes of the machine take when it is quiet."""
+        return usual_probes(self.summaries)
+
+    def why_busy(self, summary: UnitSummary) -> tuple[str, ...]:
+        """What shows that the machine was busy during an attempt at a unit."""
+        return disturbances(summary, self.usual_probes, self.environment.cpu_count)
+
+    @cached_property
+    def disturbed(self) -> dict[str, tuple[str, ...]]:
+        """The units in the tables during which the machine was busy, with what shows it."""
+        found = {summary.unit: self.why_busy(summary) for summary in self.summaries}
+        return {unit: why for unit, why in found.items() if why}
 
     @property
     def resume(self) -> str:
@@ -88,9 +104,10 @@ def load_run(folder: Path) -> Loaded:
         summaries=tuple(run.summaries()),
         missing=tuple(run.missing()),
         missing_units=tuple(spec.unit for spec in run.plan.units if not run.is_done(spec)),
-        attempts=tuple(_attempts(folder / UNITS)),
+        attempts=tuple(sorted(path.name for path in (*run.aside(*ASIDE), *run.all_unfinished()))),
         busy=tuple(run.attempts(BUSY)),
         profiles=tuple(profiles),
+        altered=tuple(run.altered()),
     )
 
 
@@ -101,12 +118,6 @@ def _with_plain_settings(record: Record) -> Record:
         for name, value in record.settings.items()
     }
     return record.model_copy(update={"settings": plain})
-
-
-def _attempts(units: Path) -> Iterable[str]:
-    suffixes = (UNFINISHED, *ASIDE)
-    names = (path.name for path in units.iterdir())
-    return sorted(name for name in names if Path(name).suffix.rstrip("0123456789") in suffixes)
 
 
 def without_home(text: str) -> str:
@@ -144,9 +155,10 @@ class Artifacts:
         row = self._kept.get(key)
         if row is None:
             return {}
-        name = f"{row.unit}/{ARTIFACTS}/{key}.safetensors"
+        path = artifact_file(self._units / row.unit, key)
+        name = path.relative_to(self._units)
         try:
-            data = (self._units / name).read_bytes()
+            data = path.read_bytes()
         except OSError as error:
             return self._warn(f"{UNITS}/{name} ({row.function}): {error.strerror}")
         if hashlib.sha256(data).hexdigest() != row.artifact_sha256:

@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from bench.records import UserError
+from bench.errors import UserError
 from reports.blocks import Section
 from reports.context import Report
 from reports.load import Loaded, plain_text

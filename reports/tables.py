@@ -9,7 +9,8 @@ from functools import cached_property
 
 import pandas as pd
 
-from bench.records import Costs, Record, Setting, StageRow
+from bench.costs import Costs
+from bench.records import Record, Setting, StageRow
 from reports.load import Loaded, plain_text
 
 TRAIN, SAMPLE, FIT = "train_ddpm", "sample", "fit_priors"
@@ -326,7 +327,14 @@ def results(run: Loaded, found: Sequence[Outcome]) -> pd.DataFrame:
         "device": run.environment.device,
         "device_name": run.environment.device_name,
     }
-    rows = [{**_result(one, functions), **common} for one in found]
+    rows = [
+        {
+            **_result(one, functions),
+            "disturbed": "; ".join(run.disturbed.get(one.record.unit, ())) or None,
+            **common,
+        }
+        for one in found
+    ]
     # Outcomes differ in the scores they have, so the first row alone does not name all columns.
     names = dict.fromkeys(name for row in rows for name in row)
     return pd.DataFrame({name: _column([row.get(name) for row in rows]) for name in names})

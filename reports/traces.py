@@ -6,9 +6,10 @@ apart. Its share of tensor cores is left out: its names of kernels are older tha
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from torch_tb_profiler.profiler.range_utils import (  # type: ignore[import-unty
     subtract_ranges_lists,
 )
 from torch_tb_profiler.profiler.run_generator import RunGenerator  # type: ignore[import-untyped]
+from torch_tb_profiler.utils import get_logger  # type: ignore[import-untyped]
 
 from bench import traces
-from bench.records import ProfileRow, trace_file
+from bench.records import ProfileRow
+from bench.run_folder import trace_file
 from bench.traces import Event, TraceError
 from reports.calls import Call, call_tree
 
@@ -56,6 +59,11 @@ class Operator:
     host_seconds: float
     device_seconds: float | None
 
+    @property
+    def cost(self) -> float:
+        """Seconds of what a step waits for: of the GPU where there is one."""
+        return self.host_seconds if self.device_seconds is None else self.device_seconds
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -70,7 +78,8 @@ class Kernel:
 class Tables:
     """What a trace tells; operators and kernels are sorted, the costliest first.
 
-    step_seconds: of each step; on a GPU until its last kernel has ended
+    step_seconds: of each step; on a GPU until its last kernel has ended, and without the last step
+        if much fewer kernels were launched in it: some may not have been seen
     phases: seconds a step on the host, by PHASES
     device: seconds a step by DEVICE_PARTS; empty without a GPU
     memory: by device, (seconds since the first event, bytes allocated), the highest of each moment
@@ -92,9 +101,7 @@ def read_tables(row: ProfileRow, unit: Path) -> Tables:
     Raises TraceError if its trace is not what was written, or cannot be read.
     """
     path = trace_file(unit, row.function)
-    content = traces.read(path, unit)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != row.trace_sha256:
-        raise TraceError(f"{path}: its content is not what was written")
+    content = traces.read(path, unit, row.trace_sha256)
     try:
         return tables(content)
     except _UNREADABLE as error:
@@ -117,7 +124,7 @@ def tables(content: dict[str, Any]) -> Tables:
     steps = traces.steps(events)
     if not steps:
         raise ValueError("no profiled step is in it")
-    with warnings.catch_warnings(action="ignore"):  # it is older than the pandas it uses
+    with _quiet():
         data = RunProfileData.from_json("worker", None, {**content, "traceEvents": events})
         run = RunGenerator("worker", None, data).generate_run_profile()
     on_device = bool(data.has_kernel or data.has_memcpy_or_memset)
@@ -127,23 +134,59 @@ def tables(content: dict[str, Any]) -> Tables:
         device={
             name: data.avg_costs.costs[role] * _MICRO for name, role in DEVICE_PARTS.items()
         } if on_device else {},
-        operators=tuple(
-            Operator(
-                one["name"], one["calls"], one["host_self_duration"] * _MICRO,
-                one["device_self_duration"] * _MICRO if on_device else None,
-            )
-            for one in run.operation_table_by_name["data"]
-        ),
+        operators=tuple(sorted(
+            (
+                Operator(
+                    one["name"], one["calls"], one["host_self_duration"] * _MICRO,
+                    one["device_self_duration"] * _MICRO if on_device else None,
+                )
+                for one in run.operation_table_by_name["data"]
+            ),
+            key=lambda operator: -operator.cost,
+        )),
         kernels=() if data.kernel_stat is None else tuple(
             Kernel(str(name), int(one["count"]), float(one["sum"]) * _MICRO)
             for name, one in data.kernel_stat.iterrows()
         ),
-        memory={} if run.memory_snapshot is None else {
-            device: _highest([(point[0], point[1]) for point in points])
-            for device, points in run.get_memory_curve("s", "B", False)["rows"].items()
-        },
+        memory={} if run.memory_snapshot is None else dict(_memory(run, events)),
         calls=call_tree(events, steps),
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch-tb-profiler logs names of events as they are, and uses what pandas warns of."""
+    log = get_logger()
+    before, log.disabled = log.disabled, True
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        log.disabled = before
+
+
+def _memory(run: Any, events: list[Event]) -> Iterator[tuple[str, tuple[tuple[float, float], ...]]]:
+    """The curve of each device. On a CPU what torch allocates is counted while a profiler looks:
+    what earlier stages left in the count is taken off."""
+    left = {"CPU": _left_before(events)}
+    for device, points in run.get_memory_curve("s", "B", False)["rows"].items():
+        known = [
+            (float(when), max(float(height) - left.get(device, 0.0), 0.0))
+            for when, height, *_ in points
+            if math.isfinite(when) and math.isfinite(height)
+        ]
+        if known:
+            yield device, _highest(known)
+
+
+def _left_before(events: list[Event]) -> float:
+    """The bytes that were counted on the CPU when the first of the trace came."""
+    told = [event for event in events if event["name"] == "[memory]"
+            and event["args"].get("Device Type") == 0]  # fmt: skip
+    if not told:
+        return 0.0
+    first = min(told, key=lambda event: float(event["ts"]))["args"]
+    return float(first["Total Allocated"] - first["Bytes"])
 
 
 def _phases(events: list[Event], steps: list[Event]) -> dict[str, float]:

@@ -3,10 +3,12 @@
     python -m bench run scripts/a_vs_a.toml --out runs/a-vs-a --reruns 0
     python -m scripts.a_vs_a runs/a-vs-a
 
-Prints the spread of the training seconds of a case that ran in many fresh processes; the share of
-2,000 simulated comparisons of so many pairs whose 95 % interval leaves 1 out, drawn from a
-log-normal distribution of that spread, and from the seconds themselves, of which an outlier widens
-the intervals of few pairs; and the comparison of the real runs, each with its neighbour.
+Prints the spread of the training seconds of a case that ran in many fresh processes, and the share
+of 2,000 comparisons that find a difference where there is none (their 95 % interval leaves 1 out):
+of pairs drawn from a log-normal distribution of that spread; of the real seconds, paired at random,
+which have whatever distribution they have; and of the real seconds in the order in which they ran,
+beginning anywhere and with either of two neighbours as the first, so that a drift counts. Last the
+comparison of the real runs, each with its neighbour.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bench.records import Run
+from bench.run_folder import Run
 from bench.stats import Effect, Pair, paired_ratio
 
 DRAWS = 2000
@@ -35,12 +37,23 @@ def main() -> None:
     for count in PAIRS:
         size = (DRAWS, 2 * count)
         normal = false_alarms(np.exp(generator.normal(logs.mean(), logs.std(ddof=1), size)))
-        themselves = false_alarms(generator.choice(seconds, size))
-        print(f"{count:2} pairs, {DRAWS} draws called different: {normal:.2%} of the spread, "
-              f"{themselves:.2%} of the seconds themselves")  # fmt: skip
+        print(f"{count:2} pairs of that spread, {DRAWS} draws: {normal:.2%} called different")
+    shuffled = generator.permuted(np.tile(seconds, (DRAWS, 1)), axis=1)[:, : len(seconds) // 2 * 2]
+    in_order = np.array([_in_order(seconds, generator) for _ in range(DRAWS)])
+    for what, draws in (("paired at random", shuffled), ("in order", in_order)):
+        print(f"{draws.shape[1] // 2:2} pairs of the runs themselves, {what}, {DRAWS} draws: "
+              f"{false_alarms(draws):.2%} called different")  # fmt: skip
     neighbours = compare(seconds)
     print(f"the runs themselves, {neighbours.pairs} pairs of neighbours: {neighbours.mean:.4f} "
           f"[{neighbours.low:.4f}, {neighbours.high:.4f}]")  # fmt: skip
+
+
+def _in_order(seconds: list[float], generator: np.random.Generator) -> list[float]:
+    """Pairs of neighbours, the first of each pair drawn, from any run on, and round."""
+    begin = generator.integers(len(seconds))
+    turned = [*seconds[begin:], *seconds[:begin]][: len(seconds) // 2 * 2]
+    pairs = zip(turned[::2], turned[1::2], strict=True)
+    return [value for pair in pairs for value in generator.permutation(pair)]
 
 
 def train_seconds(run: Run) -> list[float]:

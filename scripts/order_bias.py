@@ -3,8 +3,9 @@
     python -m scripts.order_bias [--pairs 8]
 
 Trains the net of the quick suite for some epochs, each time in a fresh process, interleaved: after
-a fit of priors of other images in the same process; alone; and alone once more, which is the floor.
-Prints the paired ratios of training seconds with their 95 % intervals.
+a fit of priors of other images in the same process; after that fit in a process of its own, as
+units do it; alone; and alone once more, which is the floor. Prints the paired ratios of training
+seconds with their 95 % intervals.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import random
 import subprocess
 import sys
 
-from bench.stats import Pair, paired_ratio
+from bench.stats import Effect, Pair, paired_ratio
 
-_WAYS = ("after a fit", "alone", "alone again")
+AFTER, APART, ALONE, AGAIN = _WAYS = (
+    "after a fit", "after a fit in another process", "alone", "alone again",
+)  # fmt: skip
+_FIT = "a fit"
 
 
 def main() -> None:
@@ -24,26 +28,51 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=8)
     # Of one process: train in this way and print its seconds.
-    parser.add_argument("--way", choices=_WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=(*_WAYS, _FIT), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.way:
-        print(train_seconds(after_a_fit=options.way == _WAYS[0]))
-        return
+    if options.way == _FIT:
+        fit()
+    elif options.way:
+        print(train_seconds(after_a_fit=options.way == AFTER))
+    else:
+        for way, effect in effects(options.pairs).items():
+            print(f"{way} / {ALONE}: {effect.mean:.3f} [{effect.low:.3f}, {effect.high:.3f}]")
+
+
+def effects(pairs: int) -> dict[str, Effect]:
+    """Of each way against training alone, over so many pairs."""
     order = random.Random(0)
     taken: dict[str, list[float]] = {way: [] for way in _WAYS}
-    for _ in range(options.pairs):
+    for _ in range(pairs):
         for way in order.sample(_WAYS, len(_WAYS)):
-            command = [sys.executable, "-m", "scripts.order_bias", "--way", way]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            taken[way].append(float(done.stdout))
-    for way in (_WAYS[0], _WAYS[2]):
-        pairs = [
-            Pair(base, other, frozenset({f"{way} {i}"}))
-            for i, (base, other) in enumerate(zip(taken["alone"], taken[way], strict=True))
-        ]
-        effect = paired_ratio(pairs)
+            if way == APART:
+                _asked(_FIT)
+            taken[way].append(float(_asked(way)))
+    found = {}
+    for way in (AFTER, APART, AGAIN):
+        sides = zip(taken[ALONE], taken[way], strict=True)
+        effect = paired_ratio(
+            Pair(base, other, frozenset({f"{way} {i}"})) for i, (base, other) in enumerate(sides)
+        )
         assert effect is not None
-        print(f"{way} / alone: {effect.mean:.3f} [{effect.low:.3f}, {effect.high:.3f}]")
+        found[way] = effect
+    return found
+
+
+def _asked(way: str) -> str:
+    """What a fresh process says."""
+    command = [sys.executable, "-m", "scripts.order_bias", "--way", way]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def fit() -> None:
+    """Priors of 16 images."""
+    from dipddpm.config import Context, DIPConfig
+    from dipddpm.dip import fit_priors
+    from dipddpm.images import prepare
+    from dipddpm.sources import bundled_objects
+
+    fit_priors(prepare(bundled_objects().train[64:80], 32), DIPConfig(), Context())
 
 
 def train_seconds(*, after_a_fit: bool) -> float:
@@ -52,13 +81,11 @@ def train_seconds(*, after_a_fit: bool) -> float:
     from bench.warmup import wake, warm_up
     from dipddpm.config import (
         Context,
-        DIPConfig,
         LoaderConfig,
         NoiseScheduleConfig,
         TrainingConfig,
         UNetConfig,
     )
-    from dipddpm.dip import fit_priors
     from dipddpm.images import prepare
     from dipddpm.sources import bundled_objects
     from dipddpm.training import train_ddpm
@@ -67,7 +94,7 @@ def train_seconds(*, after_a_fit: bool) -> float:
     wake(device.torch_device)
     images = prepare(bundled_objects().train[:64], 32)
     if after_a_fit:
-        fit_priors(prepare(bundled_objects().train[64:80], 32), DIPConfig(), context)
+        fit()
     arguments = (images, 32, UNetConfig(), NoiseScheduleConfig(), TrainingConfig(), context)
     warm_up(train_ddpm, arguments, {"loading": LoaderConfig(), "epochs": 5})
     with Clock(device) as clock:

@@ -24,6 +24,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _with_cuda(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _old_objects_stay() -> None:
     """As in a worker: the ledger collects garbage at every stage, but not what was there before."""

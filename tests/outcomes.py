@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.records import Record, Run
+from bench.records import Record
+from bench.run_folder import Run
 from tests.processes import Background
 from tests.toy import BASE
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench.artifacts import _KINDS, ArtifactError, Artifacts, artifact_path, from_bytes, to_bytes
+from bench.artifacts import _KINDS, ArtifactError, Artifacts, from_bytes, to_bytes
+from bench.run_folder import artifact_file
 from dipddpm import arms, dip, features, images, sampling, scoring
 from dipddpm.config import Context, DIPConfig
 from dipddpm.dip import fit_priors
@@ -88,14 +89,14 @@ def test_every_kind_of_result_but_nets_and_files_can_be_kept() -> None:
 
 
 def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
-    sha256 = Artifacts(tmp_path, {}, keep_all=True, keep_checkpoints=False).keep("k", ImageSet(X))
-    assert sha256 is not None
-    reader = Artifacts(tmp_path, {"k": (tmp_path, sha256)}, keep_all=True, keep_checkpoints=False)
+    told = Artifacts(tmp_path, {}, keep_all=True, keep_checkpoints=False).keep("k", ImageSet(X))
+    needed = {"k": (tmp_path, told["artifact_sha256"])}
+    reader = Artifacts(tmp_path, needed, keep_all=True, keep_checkpoints=False)
     loaded = reader.load("k")
     assert isinstance(loaded, ImageSet)
     assert torch.equal(loaded.pixels, X)
     assert reader.load("another") is None
-    path = artifact_path(tmp_path, "k")
+    path = artifact_file(tmp_path, "k")
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -113,5 +114,5 @@ def test_a_foreign_safetensors_file_is_refused() -> None:
 
 def test_training_units_keep_samples_and_scores_only(tmp_path: Path) -> None:
     keeping = Artifacts(tmp_path, {}, keep_all=False, keep_checkpoints=False)
-    kept = {type(result).__name__: keeping.keep("k", result) is not None for result in RESULTS}
+    kept = {type(result).__name__: bool(keeping.keep("k", result)) for result in RESULTS}
     assert {name for name, is_kept in kept.items() if is_kept} == {"Samples", "Scores"}

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from bench import traces
-from reports.calls import Call, call_tree
-from tests.test_traces import Event, cuda_trace, span
+from reports.calls import BESIDE, Call, call_tree
+from tests.test_traces import HOST, Event, cuda_trace, span
 
 STEPS = [
     span("user_annotation", "ProfilerStep#2", 10, 400),
@@ -40,7 +40,7 @@ def nested(random_: random.Random, tid: int, first: int, last: int, depth: int) 
 
 
 def looked_at(events: list[Event]) -> Counter[Path]:
-    """Microseconds inside of steps by what is on the stack of each thread."""
+    """Microseconds inside of steps by what is on the stack of each thread; HOST is the steps'."""
     found: Counter[Path] = Counter()
     inside = {at for step in STEPS for at in range(step["ts"], int(traces.end(step)))}
     for tid in {event["tid"] for event in events}:
@@ -48,6 +48,8 @@ def looked_at(events: list[Event]) -> Counter[Path]:
         mine = [event for event in events if event["tid"] == tid]
         for at in inside:
             stack = [one["name"] for one in mine if one["ts"] <= at < traces.end(one)]
+            if stack and tid != HOST:
+                stack.insert(0, BESIDE)
             found.update(tuple(stack[:depth]) for depth in range(1, len(stack) + 1))
     return found
 
@@ -55,9 +57,10 @@ def looked_at(events: list[Event]) -> Counter[Path]:
 @pytest.mark.parametrize("seed", range(20))
 def test_seconds_are_those_of_the_stack_at_each_moment(seed: int) -> None:
     random_ = random.Random(seed)
-    made = [event for tid in (1, 2) for event in nested(random_, tid, 0, LENGTH, 0)]
-    # Both threads call an operator, for one that does not is left out.
-    made += [span("cpu_op", "op", LENGTH, 5, tid=tid) for tid in (1, 2)]
+    threads = (HOST, 1, 2)
+    made = [event for tid in threads for event in nested(random_, tid, 0, LENGTH, 0)]
+    # All threads call an operator, for one that does not is left out.
+    made += [span("cpu_op", "op", LENGTH, 5, tid=tid) for tid in threads]
     # Which of two that begin and end together called the other, no trace tells.
     events = list({(one["tid"], one["ts"], one["dur"]): one for one in made}.values())
     expected = looked_at(events)
@@ -68,9 +71,7 @@ def test_seconds_are_those_of_the_stack_at_each_moment(seed: int) -> None:
     }
 
 
-def test_calls_of_one_name_from_one_place_are_together_and_the_costliest_are_first() -> (
-    None
-):
+def test_calls_of_one_name_from_one_place_are_together_and_the_costliest_are_first() -> None:
     events = [
         span("python_function", "step", 0, 800),
         *(span("cpu_op", "aten::add", at, 20) for at in (20, 40, 500)),

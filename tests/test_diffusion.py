@@ -198,7 +198,6 @@ def test_the_weights_of_another_net_are_refused(tiny_unet: UNetConfig) -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_building_a_net_leaves_the_generator_of_cuda_alone(tiny_unet: UNetConfig) -> None:
     before = torch.cuda.get_rng_state()
     build_unet(tiny_unet, 16, 0)

@@ -468,7 +468,6 @@ def test_as_many_originals_as_images(five: ImageSet) -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.usefixtures("no_tf32")
 @pytest.mark.parametrize("name", NETS)
 def test_a_fit_on_cuda_is_the_fit_on_the_cpu(five: ImageSet, name: str) -> None:
@@ -489,7 +488,6 @@ def test_a_fit_on_cuda_is_the_fit_on_the_cpu(five: ImageSet, name: str) -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", NETS)
 def test_an_iteration_never_waits_for_the_device(five: ImageSet, name: str) -> None:
     def watch(iterable: Iterable[Item], /) -> Iterator[Item]:

@@ -20,7 +20,9 @@ from markupsafe import Markup
 
 from bench import display, records, runner
 from bench.__main__ import main as bench
-from bench.records import Record, Run, UserError
+from bench.errors import UserError
+from bench.records import ProfileRow, Record
+from bench.run_folder import Run
 from reports.__main__ import main as reports
 from reports.figures import svg
 from tests.test_report_tables import Folder, case, record, row, toy_run
@@ -189,6 +191,41 @@ def test_rows_name_nothing_elsewhere(
             assert main([command, str(run)]) == 2
             assert file in one_line(capsys.readouterr().err)
     assert below(outside) == before
+
+
+def test_digests_are_of_no_files_elsewhere(
+    run: Path, outside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run / records.UNITS / UNIT / records.SUMMARY
+    content = json.loads(path.read_text())
+    for name in ("../../../outside", str(outside)):
+        path.write_text(json.dumps({**content, "rows_sha256": {name: "0"}}))
+        for main, command in READING:
+            assert main([command, str(run)]) == 2
+            line = one_line(capsys.readouterr().err)
+            assert records.SUMMARY in line and "rows_sha256" in line
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_steps", 0),
+        ("flops_per_step", 10**400),
+        ("flops_per_step", -1),
+        ("sync_calls", [{"name": "c", "calls": 1, "seconds": "Infinity", "stack": []}]),
+        ("sync_calls", [{"name": "c", "calls": 0, "seconds": 1, "stack": []}]),
+        ("function", "../../outside"),
+    ],
+)
+def test_a_profile_of_impossible_numbers_is_refused(field: str, value: Any, tmp_path: Path) -> None:
+    row = {"unit": UNIT, "function": "sample", "trace_sha256": "0", "num_steps": 1,
+           "sync_calls": [], "flops_per_step": 1}  # fmt: skip
+    path = tmp_path / records.PROFILE
+    path.write_text(json.dumps(row) + "\n")
+    assert len(records.read_lines(path, ProfileRow)) == 1
+    path.write_text(json.dumps({**row, field: value}) + "\n")
+    with pytest.raises(UserError, match=f"line 1: {field}"):
+        records.read_lines(path, ProfileRow)
 
 
 def test_rows_of_another_unit_are_not_counted(

@@ -318,7 +318,7 @@ OF_FITS = {
         ({"outcomes": tuple(OutcomeConfig(epochs=1, sampling=replace(s, sampler="ddpm"))
                             for s in (FEATURED, RESTORED))}, OF_SAMPLES),
     ],
-    ids=str,
+    ids=lambda value: " ".join(sorted(value)),  # sets have no order
 )  # fmt: skip
 def test_a_setting_changes_the_keys_of_what_rests_on_it_and_no_others(
     changed: dict[str, Any], moved: set[str]

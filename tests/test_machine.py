@@ -34,26 +34,41 @@ def test_own_seconds_are_this_process_and_part_of_the_busy_ones() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the figures of /proc are of Linux")
 def test_busy_seconds_are_those_of_proc_stat() -> None:
-    fields = [int(x) for x in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
-    user, nice, system, _idle, _iowait, irq, softirq, steal = fields[:8]
+    before = os.sched_getaffinity(0)
     hertz = os.sysconf("SC_CLK_TCK")
-    found = Machine().state()
-    assert found.busy_seconds == pytest.approx(
-        (user + nice + system + irq + softirq) / hertz, abs=1
-    )
-    assert found.steal_seconds == pytest.approx(steal / hertz, abs=1)
+    try:
+        for allowed in (before, {min(before)}):
+            os.sched_setaffinity(0, allowed)
+            busy = stolen = 0
+            for line in Path("/proc/stat").read_text().splitlines():
+                name, *words = line.split()
+                if name in {f"cpu{number}" for number in allowed}:
+                    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, words[:8])
+                    busy, stolen = busy + user + nice + system + irq + softirq, stolen + steal
+            found = Machine().state()
+            assert found.busy_seconds == pytest.approx(busy / hertz, abs=1)
+            assert found.steal_seconds == pytest.approx(stolen / hertz, abs=1)
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Two CPU packages, the second with a part that is counted within it."""
+    """Two CPU packages, the second with a part that is counted within it, and the platform, within
+    which all are."""
     monkeypatch.setattr(machine, "_RAPL", tmp_path)
     found = []
-    for name in ("intel-rapl:0", "intel-rapl:1", "intel-rapl:1:0"):
+    for name, what in (
+        ("intel-rapl:0", "package-0"),
+        ("intel-rapl:1", "package-1"),
+        ("intel-rapl:1:0", "core"),
+        ("intel-rapl:2", "psys"),
+    ):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "max_energy_range_uj").write_text("262143328850\n")
         (folder / "energy_uj").write_text("1000000\n")
+        (folder / "name").write_text(f"{what}\n")
         found.append(folder / "energy_uj")
     return found
 
@@ -63,8 +78,13 @@ def test_energy_is_that_of_all_packages(packages: list[Path]) -> None:
         packages[0].write_text("3500000\n")
         packages[1].write_text("1250000\n")
         packages[2].write_text("9000000\n")
+        packages[3].write_text("9000000\n")
     assert energy.cpu_joules == pytest.approx(2.75)
     assert energy.gpu_joules is None
+    # Workers on other GPUs take their part of it: whose it is, nobody knows.
+    with Machine(shared=True).energy() as energy:
+        packages[0].write_text("5000000\n")
+    assert energy.cpu_joules is None
 
 
 def test_a_counter_that_began_again_is_followed(packages: list[Path]) -> None:
@@ -150,6 +170,9 @@ def test_what_a_gpu_does_not_tell_is_unknown_and_never_0() -> None:
     # In a container the driver has other numbers for its processes.
     hidden = GPU(NVML(nvmlDeviceGetComputeRunningProcesses=processes(1)), "handle")
     assert hidden.process_bytes() is None
+    assert hidden.state().other_processes is None
+    alone = GPU(NVML(nvmlDeviceGetComputeRunningProcesses=[]), "handle")
+    assert alone.state().other_processes == 0
 
 
 def test_the_energy_of_a_gpu_is_the_difference() -> None:
@@ -167,17 +190,27 @@ def test_without_the_driver_there_is_no_gpu() -> None:
 @pytest.mark.parametrize(
     ("files", "limit"),
     [
-        ({"memory.max": "1073741824"}, 2**30),
-        ({"memory.max": "max"}, None),
+        ({"job/step/memory.max": "1073741824"}, 2**30),
+        # A scheduler may limit the job, and not the step in it.
+        ({"job/step/memory.max": "max", "job/memory.max": "1073741824"}, 2**30),
+        ({"job/step/memory.max": "2073741824", "memory.max": "1073741824"}, 2**30),
+        ({"job/step/memory.max": "max"}, None),
         ({}, None),
         # More than the machine has is no limit.
-        ({"memory.max": str(2**60)}, None),
+        ({"job/step/memory.max": str(2**60)}, None),
+        ({"memory/job/memory.limit_in_bytes": "1073741824"}, 2**30),
+        # Of another job.
+        ({"other/memory.max": "1073741824"}, None),
     ],
 )
 def test_the_limit_of_the_control_group(
     files: dict[str, str], limit: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content + "\n")
-    monkeypatch.setattr(machine, "_cgroup_limits", lambda: iter([tmp_path / "memory.max"]))
+    own = tmp_path / "own"
+    own.write_text("12:pids:/elsewhere\n5:cpu,memory:/job/step\n0::/job/step\n")
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "_OWN_CGROUP", own)
     assert memory_limit() == limit

@@ -16,6 +16,8 @@ import torch
 
 from bench import dryrun, records, runner
 from bench.__main__ import main
+from bench.errors import UserError
+from bench.run_folder import Run
 from dipddpm.config import VERSION
 from dipddpm.sources import bundled_objects
 from tests.toy import NUM_CASES, NUM_SAMPLED, SUITE, toy_units
@@ -234,7 +236,7 @@ def test_two_runs_into_one_folder_leave_one(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "there").touch()
-    with pytest.raises(records.UserError, match="--out must be a new folder"):
+    with pytest.raises(UserError, match="--out must be a new folder"):
         runner.create(folder, plan, environment, "")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -421,7 +423,7 @@ def test_resume_refuses_what_is_not_what_it_began_with(tmp_path: Path) -> None:
     forced = bench("resume", "--retry-failed", "--force", out, cwd=other)
     assert forced.returncode == 0, forced.stderr
     assert f"reports build '{out}'" in forced.stdout
-    (record,) = records.Run.open(out).records()
+    (record,) = Run.open(out).records()
     assert any(text.startswith("sources of dipddpm and bench: ") for text in record.warnings)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from bench import records
 from bench.meters import Clock, Device, Memory, SharedCounter, Spans, Steps
+from bench.run_folder import read_progress
 
 CPU = Device("cpu")
 
@@ -72,13 +73,13 @@ def test_an_empty_loop_has_no_steps_and_an_error_passes_through() -> None:
 
 
 def test_the_counter_is_read_from_its_file(tmp_path: Path) -> None:
-    assert records.read_progress(tmp_path) == 0
+    assert read_progress(tmp_path) == 0
     counter = SharedCounter(tmp_path / records.PROGRESS)
     steps = Steps(CPU, counter)
     with steps:
         for i in steps.watch(range(300)):
-            assert records.read_progress(tmp_path) == i
-    assert records.read_progress(tmp_path) == 300
+            assert read_progress(tmp_path) == i
+    assert read_progress(tmp_path) == 300
 
 
 def test_spans_give_each_moment_to_the_innermost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +134,6 @@ def test_memory_sees_an_allocation_and_forgets_earlier_ones() -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_device_clock_memory_and_steps() -> None:
     device = Device("cuda:0")
     steps = Steps(device)
@@ -145,4 +145,13 @@ def test_device_clock_memory_and_steps() -> None:
     assert 0 < sum(steps.step_seconds) <= clock.device_seconds * 1.05
     assert clock.device_seconds <= clock.seconds
     assert memory.device_peak_allocated_bytes is not None
+    with Memory(device) as during:
+        held = torch.empty(2**28, dtype=torch.uint8, device="cuda")
+    del held
+    with Memory(device) as after:
+        pass
+    assert during.device_peak_allocated_bytes is not None
+    assert after.device_peak_allocated_bytes is not None
+    # What an earlier case took at its height is none of a later one's.
+    assert during.device_peak_allocated_bytes - after.device_peak_allocated_bytes >= 2**28
     assert memory.device_peak_allocated_bytes >= 3 * x.nbytes

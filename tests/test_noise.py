@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bench.noise import busy, drift
+from bench.noise import busy, disturbance, drift, usual_probes
 from bench.records import GPUState, MachineState, Probe, UnitSummary
 
 CPUS = 4
@@ -57,6 +57,9 @@ def test_a_quiet_run_has_no_busy_unit() -> None:
         busy([*QUIET, unit("one", (0.0209, 0.0105), (0.0191, 0.0095), machine=machine)], CPUS) == {}
     )
     assert busy([], CPUS) == {}
+    # Faster than most is not busy, and most of a run may be slow.
+    quick = [unit(f"quick{i}", (0.01, 0.005), (0.01, 0.005)) for i in range(3)]
+    assert list(busy([*QUIET, *quick], CPUS)) == [one.unit for one in QUIET]
     # A process that was killed has no probe, and no machine.
     assert busy([unit("killed")], CPUS) == {}
 
@@ -64,12 +67,14 @@ def test_a_quiet_run_has_no_busy_unit() -> None:
 @pytest.mark.parametrize(
     ("probes", "words"),
     [
-        (((0.0225, 0.01), (0.02, 0.01)), "matmul before it took 1.12 times the run's median"),
-        (((0.02, 0.01), (0.02, 0.012)), "copy after it took 1.20 times the run's median"),
-        (((0.02, 0.0085), (0.02, 0.01)), "copy before it took 0.85 times the run's median"),
+        (
+            ((0.0225, 0.01), (0.02, 0.01)),
+            "matmul before it took 1.12 times what is usual in the run",
+        ),
+        (((0.02, 0.01), (0.02, 0.012)), "copy after it took 1.20 times what is usual in the run"),
     ],
 )
-def test_a_probe_off_the_median_tells(probes: Any, words: str) -> None:
+def test_a_slow_probe_tells(probes: Any, words: str) -> None:
     assert busy([*QUIET, unit("one", *probes)], CPUS) == {"one": (words,)}
 
 
@@ -108,7 +113,28 @@ def test_on_a_gpu_its_other_processes_and_its_throttling_tell() -> None:
     )
 
 
-def test_drift_is_over_the_median_of_the_run() -> None:
-    probes = [Probe(matmul_seconds=a, copy_seconds=1.0) for a in (1.0, 2.0, 4.0)]
-    assert drift(probes, probes) == ((0.5, 1.0), (1.0, 1.0), (2.0, 1.0))
-    assert drift([], []) == ()
+def test_the_most_disturbed_comes_first() -> None:
+    some = unit("some", (0.024, 0.01), machine=(state(10.0), state(20.0)))
+    more = unit("more", (0.02, 0.01), machine=(state(10.0), state(20.0, own_seconds=60.0)))
+    assert list(busy([*QUIET, some, more], CPUS)) == ["more", "some"]
+    usual = usual_probes(QUIET)
+    assert disturbance(some, usual, CPUS) == pytest.approx(2)
+    assert disturbance(more, usual, CPUS) == pytest.approx(20 / 40 / 0.05)
+    assert disturbance(QUIET[0], usual, CPUS) == 0
+
+
+def test_drift_is_over_the_lower_quartile_of_the_run() -> None:
+    one = unit("one", (1.0, 1.0), (2.0, 1.0), (4.0, 1.0), (4.0, 1.0), (8.0, 1.0))
+    found = drift(one, usual_probes([one]))
+    assert found == ((0.5, 1.0), (1.0, 1.0), (2.0, 1.0), (2.0, 1.0), (4.0, 1.0))
+    assert drift(unit("none"), usual_probes([unit("none")])) == ()
+
+
+def test_each_host_and_each_gpu_has_a_speed_of_its_own() -> None:
+    slow = [
+        unit(f"slow{i}", (0.04, 0.02)).model_copy(update={"host": "b", "gpu": "1"})
+        for i in range(3)
+    ]
+    assert busy([*QUIET, *slow], CPUS) == {}
+    other = unit("other", (0.06, 0.02)).model_copy(update={"host": "b", "gpu": "1"})
+    assert list(busy([*QUIET, *slow, other], CPUS)) == ["other"]

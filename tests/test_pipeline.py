@@ -715,7 +715,6 @@ def test_a_result_does_not_share_its_pixels_with_what_it_was_made_of(
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_whole_pipeline_runs_on_cuda(everything: PipelineConfig, objects: ImageSource) -> None:
     cpu, cuda = (
         run(everything, objects, Context(seed=11, device=device)) for device in ("cpu", "cuda")

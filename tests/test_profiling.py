@@ -14,6 +14,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +29,30 @@ from bench.cases import pipeline_config
 from bench.engines import ForkserverEngine
 from bench.integrity import damage
 from bench.meters import Device
-from bench.profiling import NUM_STEPS, ProfilingLedger, shortened, write_trace
-from bench.records import ProfileRow, Run, SyncCall, trace_file
+from bench.profiling import NUM_STEPS, ProfilingLedger, profile_unit, shortened, write_trace
+from bench.records import ProfileRow, SyncCall
+from bench.run_folder import Run, trace_file
 from bench.sync_finder import synchronising_calls
 from bench.units import plan_profiles
 from dipddpm.config import (
     Context,
+    DIPConfig,
     LoaderConfig,
     NoiseScheduleConfig,
     SamplingConfig,
     TrainingConfig,
     UNetConfig,
 )
+from dipddpm.dip import fit_priors
 from dipddpm.images import ImageSet
 from dipddpm.sampling import SAMPLERS, sample
-from dipddpm.sources import ImageSource
+from dipddpm.sources import ImageSource, open_source
 from dipddpm.training import train_ddpm
 from reports import load, page
 from reports.calls import Call
 from reports.traces import read_tables
+from tests.test_report_figures import tables_of, text
+from tests.test_traces import cuda_trace
 from tests.toy import BASE, new_run, run_all, toy_suite, toy_units
 
 SUITE = (
@@ -120,6 +127,7 @@ def test_the_shapes_of_a_step_are_those_of_the_case() -> None:
     assert (outcome.epochs, short.dip.num_iter) == (NUM_STEPS, NUM_STEPS)
     assert outcome.sampling.num_inference_steps == NUM_STEPS
     assert outcome.sampling.num_samples == config.outcomes[0].sampling.num_samples
+    assert short.dip.images_per_fit == config.dip.images_per_fit
     assert (short.unet, short.training, short.loading) == (
         config.unet, config.training, config.loading,
     )  # fmt: skip
@@ -195,6 +203,24 @@ def ledger_in(folder: Path) -> ProfilingLedger:
 # The command -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("num_images", "batch_size", "images_per_fit", "expected"),
+    [(64, 16, 16, 16), (64, 8, 16, 16), (64, 16, 24, 32), (20, 16, 20, 16), (5, 16, 16, 5)],
+)
+def test_a_fit_and_a_batch_are_as_large_as_in_the_case(
+    num_images: int, batch_size: int, images_per_fit: int, expected: int
+) -> None:
+    [case] = toy_suite(SUITE).profiled
+    config = pipeline_config((case,))
+    config = replace(
+        config,
+        data=replace(config.data, num_images=num_images),
+        training=replace(config.training, batch_size=batch_size),
+        dip=replace(config.dip, images_per_fit=images_per_fit),
+    )
+    assert shortened(config).data.num_images == expected
+
+
 def test_a_profile_of_each_arm() -> None:
     found = toy_suite(BASE + """
 [[grid]]
@@ -244,31 +270,39 @@ def test_the_page_says_first_what_its_times_are(run: Run) -> None:
     assert "profile" not in files["results.csv"].decode()
 
 
+def with_trace(run: Run, stage: str, content: dict[str, Any], **update: Any) -> None:
+    """Puts a trace in the place of that of a stage, with its row."""
+    folder = run.unit_folder(run.plan.units[-1].unit)
+    path = trace_file(folder, stage)
+    path.write_bytes(gzip.compress(json.dumps(content).encode()))
+    update["trace_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    rows = [
+        row.model_copy(update=update if row.function == stage else {}) for row in run.profiles()
+    ]
+    (folder / records.PROFILE).unlink()
+    records.append(folder / records.PROFILE, rows)
+
+
+def section_of(run: Run) -> str:
+    html = page.build(load.load_run(run.folder))["report.html"].decode()
+    return html.split('<section id="profile">')[1].split("</section>")[0]
+
+
 def test_a_broken_trace_and_hostile_names_are_text(run: Run, tmp_path: Path) -> None:
     copy = Run.open(shutil.copytree(run.folder, tmp_path / "run"))
     folder = copy.unit_folder(copy.plan.units[-1].unit)
-    path = trace_file(folder, "train_ddpm")
-    content = json.loads(gzip.decompress(path.read_bytes()))
+    content = json.loads(gzip.decompress(trace_file(folder, "train_ddpm").read_bytes()))
     for event in content["traceEvents"]:
         if event["name"] == "aten::convolution_backward":
             event["name"] = "<script>alert(1)</script>\x1b[31m" + "x" * 10_000
     # Calls within calls, none of which stands for the other, deeper than a page should go.
     step = traces.steps(content["traceEvents"])[0]
     content["traceEvents"] += [
-        {**step, "cat": "cpu_op", "name": f"deep{i}", "tid": 12345, "dur": step["dur"] * 0.985**i}
+        {**step, "cat": "cpu_op", "name": f"deep{i}", "tid": 12345, "dur": step["dur"] * 0.98**i}
         for i in range(300)
     ]
-    path.write_bytes(gzip.compress(json.dumps(content).encode()))
-    rows = []
-    for row in copy.profiles():
-        update: dict[str, object] = {}
-        if row.function == "train_ddpm":
-            hostile = SyncCall(name="<b>", calls=3, seconds=1.0, stack=("<i>.py(1): f",))
-            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-            update = {"trace_sha256": sha256, "sync_calls": (hostile,)}
-        rows.append(row.model_copy(update=update))
-    (folder / records.PROFILE).unlink()
-    records.append(folder / records.PROFILE, rows)
+    hostile = SyncCall(name="<b>", calls=3, seconds=1.0, stack=("<i>.py(1): f",))
+    with_trace(copy, "train_ddpm", content, sync_calls=(hostile,))
     trace_file(folder, "sample").write_bytes(b"no trace")
 
     html = page.build(load.load_run(copy.folder))["report.html"].decode()
@@ -278,8 +312,34 @@ def test_a_broken_trace_and_hostile_names_are_text(run: Run, tmp_path: Path) -> 
     assert "&lt;i&gt;.py(1): f" in section and "<i>" not in section
     assert section.count("A trace is left out:") == 1
     assert "dip, sample" not in section
-    assert "deep0" in section and "deep99" in section and "deep299" not in section
-    assert "3 calls inside the traced steps make the host wait" in section
+    # One stands for those that it takes almost all of, and what takes next to nothing is left out.
+    assert "deep5" in section and "deep299" not in section
+    assert "3 calls inside the traced steps read values for which the host would wait" in section
+
+
+def test_the_page_of_a_cuda_trace(run: Run, tmp_path: Path) -> None:
+    """Of the trace that is known by heart; its kernels outlast the host, and the last step's were
+    not seen, so torch-tb-profiler leaves that step out."""
+    copy = Run.open(shutil.copytree(run.folder, tmp_path / "run"))
+    content = cuda_trace()
+    content["traceEvents"] = [
+        {**event, "dur": 2000} if event["name"] == "conv_back_kernel<float>" else event
+        for event in content["traceEvents"]
+        if not (event.get("tid") == 7 and event["ts"] > 2000)
+    ]
+    with_trace(copy, "train_ddpm", content, num_steps=2)
+    section = section_of(copy)
+    lines = [line for table in tables_of(section, "stage") for line in table]
+    found = {(line[0], line[1]): line[2:] for line in lines if line[0] == "dip, train"}
+    # Its last kernel ends 2.5 ms after the step began, and it had two, of 200 and 2000 us.
+    assert found["dip, train", "2.50 ms"][0] == "88.0 %"
+    # Both steps had their operators, of which the host tells.
+    assert found["dip, train", "aten::conv2d"] == ["1", "0.190 ms", "0.100 ms", "100 %"]
+    # One kernel in two steps.
+    assert found["dip, train", "conv_kernel<float>"] == ["0.500", "0.100 ms", "100 %"]
+    # The loop is the whole of a step of the host, whatever the GPU does.
+    tree = text(section.split("dip, train</summary>")[1])
+    assert tree.startswith("100.0 % dipddpm/training.py(90): train_ddpm")
 
 
 # Waits -----------------------------------------------------------------------------------------
@@ -295,23 +355,39 @@ def test_our_own_loops_make_nothing_wait(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sampler", "prediction_type"),
-    [("ddpm", "epsilon"), ("ddim", "v_prediction"), ("dpmsolver++", "v_prediction")],
+    ("sampler", "prediction_type", "num_workers"),
+    [("ddpm", "epsilon", 0), ("ddim", "v_prediction", 1), ("dpmsolver++", "v_prediction", 0)],
 )
-def test_no_sampler_and_no_loader_makes_anything_wait(
-    tmp_path: Path, objects: ImageSource, tiny_unet: UNetConfig, sampler: Any, prediction_type: Any
+def test_no_sampler_and_no_decoding_makes_anything_wait(
+    tmp_path: Path,
+    objects: ImageSource,
+    tiny_unet: UNetConfig,
+    sampler: Any,
+    prediction_type: Any,
+    num_workers: int,
 ) -> None:
     ledger = ledger_in(tmp_path)
     context = Context(watch=ledger.watch)
     schedule = NoiseScheduleConfig(prediction_type=prediction_type)
     trained = ledger(
         train_ddpm, objects.train[:8], 16, tiny_unet, schedule, TrainingConfig(batch_size=4),
-        context, loading=LoaderConfig(loader="decode", flip="loader"), epochs=3,
+        context, loading=LoaderConfig(loader="decode", flip="loader", num_workers=num_workers),
+        epochs=3,
     )  # fmt: skip
     sampling = SamplingConfig(sampler=sampler, num_inference_steps=5, num_samples=2)
     ledger(sample, trained, None, 16, tiny_unet, schedule, sampling, context)
     rows = records.read_lines(tmp_path / records.PROFILE, ProfileRow)
     assert [row.sync_calls for row in rows] == [(), ()]
+
+
+def strict(items: Any) -> Iterator[Any]:
+    """Waiting is an error inside steps, from the second on: the first sets up libraries."""
+    try:
+        for number, item in enumerate(items):
+            torch.cuda.set_sync_debug_mode("error" if number else "default")
+            yield item
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def trace_of(step: Callable[[], object], folder: Path) -> list[traces.Event]:
@@ -351,6 +427,31 @@ def test_a_planted_item_is_found_with_its_line(tmp_path: Path) -> None:
     assert synchronising_calls(trace_of(lambda: x + 1, tmp_path)) == ()
 
 
+@pytest.mark.parametrize(
+    "step",
+    [lambda x: x[x > 0], torch.nonzero, lambda x: torch.equal(x, x), torch.unique,
+     lambda x: x.masked_select(x > 0)],
+    ids=["mask", "nonzero", "equal", "unique", "masked_select"],
+)  # fmt: skip
+def test_other_reads_of_values_are_found(
+    tmp_path: Path, step: Callable[[torch.Tensor], object]
+) -> None:
+    x = torch.ones(3)
+    assert synchronising_calls(trace_of(lambda: step(x), tmp_path)) != ()
+
+
+def test_a_block_that_is_over_is_not_around_what_follows(tmp_path: Path) -> None:
+    """The functions that open a record_function end within it, and were around what it holds."""
+
+    def step() -> float:
+        with torch.profiler.record_function("a block"):
+            return torch.ones(3).sum().item()
+
+    [found] = synchronising_calls(trace_of(step, tmp_path))
+    assert found.stack[0].endswith(": step")
+    assert not any("__enter__" in line for line in found.stack)
+
+
 def test_what_is_planted_in_the_training_loop_is_found(
     tmp_path: Path, objects16: ImageSet, tiny_unet: UNetConfig, tiny_training: TrainingConfig
 ) -> None:
@@ -371,19 +472,49 @@ def test_what_is_planted_in_the_training_loop_is_found(
     assert found.stack[0].endswith(": asking")
 
 
+def test_ranges_for_nsight_systems_are_opened_and_closed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the stage and of its steps."""
+    depth, named = 0, []
+
+    @contextmanager
+    def nvtx(name: str) -> Iterator[None]:
+        nonlocal depth
+        depth += 1
+        named.append((depth, name))
+        yield
+        depth -= 1
+
+    monkeypatch.setattr(torch.cuda.nvtx, "range", nvtx)
+    spec = run.plan.units[-1].model_copy(update={"nvtx": True})
+    profile_unit(tmp_path, spec, open_source("objects"), Device("cpu"))
+    assert depth == 0
+    for stage in STAGES:
+        assert (1, f"dipddpm: {stage}") in named
+        assert named.count((2, f"dipddpm: {stage} step")) >= NUM_STEPS
+
+
+@pytest.mark.cuda
+def test_a_memory_snapshot_is_kept(run: Run, tmp_path: Path) -> None:
+    spec = run.plan.units[-1].model_copy(update={"memory_snapshot": True})
+    profile_unit(tmp_path, spec, open_source("objects"), Device("cuda"))
+    for stage in STAGES:
+        snapshot = trace_file(tmp_path, stage).with_name("memory_snapshot.pickle")
+        assert snapshot.stat().st_size > 1000
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("net", ["paper", "skip"])
+def test_no_fit_of_ours_waits_for_the_gpu(objects16: ImageSet, net: Any) -> None:
+    """ES-WMV does, at its window's ends; the fit of the published protocol does not stop early."""
+    fit_priors(objects16, DIPConfig(net=net, num_iter=5), Context(device="cuda", watch=strict))
+
+
 @pytest.mark.cuda
 def test_no_step_of_ours_waits_for_the_gpu(
     objects16: ImageSet, tiny_unet: UNetConfig, tiny_training: TrainingConfig
 ) -> None:
-    def strict(items: Any) -> Iterator[Any]:
-        """Waiting is an error inside steps, from the second on: the first sets up libraries."""
-        try:
-            for number, item in enumerate(items):
-                torch.cuda.set_sync_debug_mode("error" if number else "default")
-                yield item
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-
     context = Context(device="cuda", watch=strict)
     schedule = NoiseScheduleConfig()
     trained = train_ddpm(

@@ -11,7 +11,7 @@ import pytest
 
 from bench.__main__ import main
 from bench.engines import ForkserverEngine, Process
-from bench.records import Run
+from bench.run_folder import Run
 from tests.outcomes import NUM_SMALL, SMALL, run_here, untimed
 from tests.processes import Start, on_linux
 from tests.ray_nodes import ON_RAY, end_well, workers

@@ -13,7 +13,8 @@ import pytest
 
 from bench import suite
 from bench.__main__ import _parser
-from bench.records import Run, Status
+from bench.records import Status
+from bench.run_folder import Run
 from tests.toy import SUITE
 
 ROOT = Path(__file__).parents[1]

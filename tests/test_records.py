@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from bench import records
-from bench.records import Record, Run, StageRow, UnitSpec, UserError
+from bench.errors import UserError
+from bench.records import Record, StageRow, UnitSpec, UnitSummary
+from bench.run_folder import Run, finish_unit, record_failure
 from tests.toy import toy_units
 
 RECORD = Record(
@@ -62,7 +64,7 @@ def test_failures_are_recorded_for_cases_without_a_record(tmp_path: Path) -> Non
     first = spec.cases[0]
     done = RECORD.model_copy(update={"case_id": first.case_id, "settings": first.settings})
     records.append(tmp_path / records.RECORDS, [done])
-    records.record_failure(tmp_path, spec, "oom", "no memory")
+    record_failure(tmp_path, spec, "oom", "no memory")
     found = records.read_lines(tmp_path / records.RECORDS, Record)
     assert [record.case_id for record in found] == [case.case_id for case in spec.cases]
     assert [record.status for record in found] == ["ok", *["oom"] * (len(spec.cases) - 1)]
@@ -75,7 +77,7 @@ def test_a_torn_line_is_a_case_without_a_record(tmp_path: Path) -> None:
         records.append(path, [RECORD.model_copy(update={"case_id": case.case_id})])
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
-    records.record_failure(tmp_path, spec, "killed", "SIGKILL")
+    record_failure(tmp_path, spec, "killed", "SIGKILL")
     found = records.read_lines(path, Record)
     assert [record.case_id for record in found] == [case.case_id for case in spec.cases]
     assert [record.status for record in found] == ["ok", *["killed"] * (len(spec.cases) - 1)]
@@ -85,5 +87,5 @@ def test_a_unit_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     unfinished = tmp_path / "unit.part"
     unfinished.mkdir()
     records.append(unfinished / "stages.jsonl", [StageRow.model_construct(key="k")])
-    records.finish_unit(unfinished)
+    finish_unit(unfinished, UnitSummary(unit="unit", status="ok"))
     assert [path.name for path in tmp_path.iterdir()] == ["unit"]

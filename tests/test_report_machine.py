@@ -8,8 +8,10 @@ import pytest
 
 from bench import records
 from bench.records import MachineState, Probe, UnitSummary
+from bench.run_folder import sha256_of
 from reports.context import Report
 from reports.load import load_run
+from reports.tables import results
 from tests.test_report_figures import rows_of, section, tables_of, text
 from tests.test_report_tables import toy_run
 
@@ -41,22 +43,51 @@ def busy_run(tmp_path: Path) -> Path:
 def test_drift_and_what_was_busy(busy_run: Path) -> None:
     found = section(busy_run, "machine")
     said = text(found)
-    assert "disturbed during 1 of 3 units" in said
-    assert "1 earlier attempt at them, on a busy machine, counts nowhere" in said
+    assert "busy with something else during 1 of 3 units" in said
+    assert "1 more attempt at them counts nowhere" in said
+    assert "from 1.00 to 2.00 times what is usual" in said
     listed, drawn = sorted(tables_of(found, "unit"), key=len)
     last = sorted(load_run(busy_run).summaries, key=lambda one: one.unit)[2].unit
-    # In the order of their start; the median of the six is 0.02.
+    # In the order of their start; usual is 0.02.
     assert [line[1:4] for line in drawn] == [
-        ["1", "1", "1"], ["1", "1.5", "1"],
-        ["2", "1", "1"], ["2", "1.05", "1"],
-        ["3", "1", "1"], ["3", "1", "1"],
+        ["1", "1", "1"], ["1", "2", "1"],
+        ["2", "1", "1"], ["2", "1.5", "1"],
+        ["3", "1", "1"], ["3", "1.05", "1"],
+        ["4", "1", "1"], ["4", "1", "1"],
     ]  # fmt: skip
-    assert [line[4] for line in drawn] == ["True", "True", *["False"] * 4]
+    assert [line[4] for line in drawn] == ["False", "False", *["True"] * 6]
+    assert [line[5] for line in drawn] == [*["True"] * 4, *["False"] * 4]
     assert [line[:3] for line in listed] == [
         [last, "set aside", "33.0 s"],
         [last, "in the tables", "20.0 s"],
     ]
-    assert "matmul after it took 1.50 times the run's median" in listed[1][3]
+    assert "matmul after it took 2.00 times what is usual" in listed[0][3]
+    assert "matmul after it took 1.50 times what is usual" in listed[1][3]
+
+
+def test_what_was_disturbed_is_marked_where_its_figures_are(busy_run: Path) -> None:
+    loaded = load_run(busy_run)
+    [unit] = loaded.disturbed
+    assert "busy with something else during 1 of 5 units" in text(section(busy_run, "answer"))
+    found = results(loaded, Report(loaded).found)
+    marked = found[found["disturbed"].notna()]
+    assert set(marked["unit"]) == ({unit} if unit in set(found["unit"]) else set())
+    assert set(found["status"]) == {"ok"}
+    shown = text(section(busy_run, "results"))
+    assert shown.count(", disturbed ") == len(marked) == 2
+
+
+def test_rows_that_were_altered_are_told_at_the_top(busy_run: Path) -> None:
+    folder = next((busy_run / records.UNITS).glob("*/records.jsonl")).parent
+    summary = records.read(folder / records.SUMMARY, UnitSummary)
+    rows = folder / records.RECORDS
+    known = {records.RECORDS: sha256_of(rows)}
+    records.write(folder / records.SUMMARY, summary.model_copy(update={"rows_sha256": known}))
+    assert load_run(busy_run).altered == ()
+    rows.write_text(rows.read_text().replace("0.", "1.", 1))
+    said = text(section(busy_run, "answer"))
+    assert "records.jsonl: its content is not what was written" in said
+    assert "bench resume" in said
 
 
 def test_a_run_without_probes_says_so(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +14,11 @@ from rich.console import Console
 
 from bench import display, noise, records, runner
 from bench.engines import ForkserverEngine, Process, local_slots
-from bench.records import Environment, Run, UnitSpec, UserError
+from bench.errors import UserError
+from bench.integrity import damage
+from bench.locks import locked
+from bench.records import Environment, UnitSpec, UnitSummary
+from bench.run_folder import Run, finish_unit, put_in_place, set_aside
 from tests.toy import BASE, new_run, run_all
 
 
@@ -106,6 +112,17 @@ def tear_the_stages(run: Run, unit: str) -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
+def lose_a_line(run: Run, unit: str) -> None:
+    path = run.unit_folder(unit) / records.STAGES
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def change_a_digit(run: Run, unit: str) -> None:
+    """Of a number that can be any."""
+    path = run.unit_folder(unit) / records.STAGES
+    path.write_text(re.sub(r'("seconds":\d+\.\d*)\d', r"\g<1>5", path.read_text()))
+
+
 def lose_the_summary(run: Run, unit: str) -> None:
     (run.unit_folder(unit) / records.SUMMARY).unlink()
 
@@ -117,6 +134,8 @@ def lose_the_summary(run: Run, unit: str) -> None:
         (flip_a_byte, "its content is not what was written"),
         (lose_an_artifact, "No such file"),
         (tear_the_stages, "stages.jsonl, line"),
+        (lose_a_line, "stages.jsonl: its content is not what was written"),
+        (change_a_digit, "stages.jsonl: its content is not what was written"),
         (lose_the_summary, "unit.json: No such file"),
     ],
 )
@@ -149,17 +168,131 @@ def test_a_unit_on_a_busy_machine_is_measured_again_twice_at_most(
     unit = unit_of(run, "train")
     monkeypatch.setattr(noise, "busy", lambda *_: {unit: ("it was busy",)})
     first = run.summary(unit)
-    # All is done: nothing is measured again but at the end of work.
-    go_on(run, engine, rerun_share=1.0)
-    assert engine.asked == []
     shutil.rmtree(run.unit_folder(unit_of(run, "shared")))
+    # What was left to do comes first.
     said = go_on(run, engine, rerun_share=1.0)
     assert engine.asked == [unit_of(run, "shared"), unit, unit]
     assert f"again: {unit}: it was busy" in said
-    assert aside(run) == [f"{unit}.busy1", f"{unit}.busy2"]
-    assert [attempt.unit for attempt in run.attempts(records.BUSY)] == [unit, unit]
-    assert run.attempts(records.BUSY)[0] == first
+    assert len(aside(run)) == len(list(run.aside(records.BUSY, unit=unit))) == 2
+    assert first in [*run.attempts(records.BUSY), run.summary(unit)]
     assert run.records() == finished.records()
+    go_on(run, engine, rerun_share=1.0)
+    assert len(engine.asked) == 3
+
+
+def test_measuring_again_goes_on_where_it_was_ended(
+    run: Run, finished: Run, engine: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = unit_of(run, "train")
+    monkeypatch.setattr(noise, "busy", lambda *_: {unit: ("it was busy",)})
+    # The runner was killed when all was done, in the middle of measuring again.
+    shutil.copytree(run.unit_folder(unit), run.unfinished(unit))
+    (run.unfinished(unit) / records.SUMMARY).unlink()
+    go_on(run, engine)
+    assert not run.unfinished(unit).exists() and aside(run) == []
+    go_on(run, engine, rerun_share=1.0)
+    assert engine.asked == [unit, unit]
+    assert len(aside(run)) == len(list(run.aside(records.BUSY, unit=unit))) == 2
+    assert run.records() == finished.records()
+
+
+@pytest.mark.parametrize("moment", ["before both", "between", "first time"])
+def test_what_is_whole_is_put_in_its_place(
+    run: Run, finished: Run, engine: Watched, moment: str
+) -> None:
+    """The runner and the worker were killed when all was written and not all was renamed."""
+    unit = unit_of(run, "train")
+    folder, unfinished = run.unit_folder(unit), run.unfinished(unit)
+    before = run.summary(unit)
+    shutil.copytree(folder, unfinished)
+    again = before.model_copy(update={"process_seconds": 1234.5})
+    records.write(unfinished / records.SUMMARY, again)
+    if moment == "between":
+        set_aside(folder, records.BUSY)
+    elif moment == "first time":
+        shutil.rmtree(folder)
+    go_on(run, engine)
+    assert engine.asked == []
+    assert run.summary(unit) == again
+    kept = [] if moment == "first time" else [before]
+    assert run.attempts(records.BUSY) == kept
+    assert not unfinished.exists()
+    assert run.records() == finished.records()
+
+
+def test_the_attempt_of_the_quietest_machine_counts(
+    run: Run, finished: Run, engine: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the last nor the quickest."""
+    unit = unit_of(run, "train")
+    first = run.summary(unit)
+    known: dict[float | None, float] = {first.process_seconds: 3.0}
+    later = iter([9.0, 1.0])
+    monkeypatch.setattr(noise, "busy", lambda *_: {unit: ("it was busy",)})
+    monkeypatch.setattr(
+        noise, "disturbance",
+        lambda summary, *_: known.get(summary.process_seconds)
+        or known.setdefault(summary.process_seconds, next(later)),
+    )  # fmt: skip
+    seen: list[UnitSummary] = []
+    again = runner._keep_quietest
+
+    def watched(run: Run, spec: UnitSpec) -> None:
+        again(run, spec)
+        seen.append(run.summary(spec.unit))
+
+    monkeypatch.setattr(runner, "_keep_quietest", watched)
+    go_on(run, engine, rerun_share=1.0)
+    assert engine.asked == [unit, unit]
+    # The second was busier than the first, the third was not.
+    assert seen[0] == first
+    assert known[seen[1].process_seconds] == 1.0
+    assert len(run.attempts(records.BUSY)) == 2
+    assert run.records() == finished.records()
+    assert damage(run, next(spec for spec in run.plan.units if spec.unit == unit)) is None
+
+
+def test_an_attempt_comes_back_if_the_runner_ended_while_it_was_moved(
+    run: Run, finished: Run, engine: Watched
+) -> None:
+    unit = unit_of(run, "train")
+    before = run.summary(unit)
+    set_aside(run.unit_folder(unit), records.BUSY)
+    go_on(run, engine)
+    assert engine.asked == [] and aside(run) == []
+    assert run.summary(unit) == before
+    assert run.records() == finished.records()
+
+
+def test_a_badly_disturbed_unit_is_measured_again_as_it_would_be_quick(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took ten times as long: more than may be spent, but not by the pace of its like."""
+    units = [spec.unit for spec in run.plan.units if spec.kind == "train"]
+    for unit, seconds in zip(units, (5.0, 50.0), strict=True):
+        summarise(run, unit, process_seconds=seconds)
+    monkeypatch.setattr(noise, "busy", lambda *_: {units[1]: ("busy",)})
+    assert [spec.unit for spec in runner._busy(run, _Quiet(), 0.2)] == [units[1]]
+
+
+def test_a_unit_named_like_an_attempt_is_none(run: Run) -> None:
+    """Units are named after functions of the user's too."""
+    units = run.folder / records.UNITS
+    for name in ("train-mine.busy1-memory-4-1000-linear-716a76", "u.killed2-x", "u.part-x"):
+        (units / name).mkdir()
+    (units / "train-mine.busy1-memory-4-1000-linear-716a76.failed3").mkdir()
+    assert [path.name for path in run.aside(*records.ASIDE)] == [
+        "train-mine.busy1-memory-4-1000-linear-716a76.failed3"
+    ]
+    assert list(run.all_unfinished()) == []
+
+
+def test_an_attempt_that_cannot_be_read_counts_for_nothing(run: Run, engine: Watched) -> None:
+    for name in ("busy1", "failed1", "killed1"):
+        (run.folder / records.UNITS / f"{unit_of(run, 'train')}.{name}").mkdir()
+    (run.folder / records.UNITS / f"{unit_of(run, 'train')}.busy1" / records.SUMMARY).touch()
+    assert run.attempts(records.BUSY) == run.attempts(records.KILLED) == []
+    go_on(run, engine, rerun_share=0.1)
 
 
 def summarise(run: Run, unit: str, **changed: Any) -> None:
@@ -187,9 +320,79 @@ def test_measuring_again_that_fails_counts(run: Run, monkeypatch: pytest.MonkeyP
         again = run.unfinished(unit)
         again.mkdir()
         summary = run.summary(unit).model_copy(update={"status": "oom", "process_seconds": None})
-        records.write(again / records.SUMMARY, summary)
-        records.finish_unit(again, failed=True)
+        finish_unit(again, summary)
     assert runner._busy(run, _Quiet(), 1.0) == []
+
+
+def test_failures_that_were_forgotten_are_no_measuring_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = unit_of(run, "train")
+    monkeypatch.setattr(noise, "busy", lambda *_: {unit: ("busy",)})
+    for number in (1, 2):
+        shutil.copytree(run.unit_folder(unit), run.unit_folder(f"{unit}.failed{number}"))
+    assert [spec.unit for spec in runner._busy(run, _Quiet(), 1.0)] == [unit]
+
+
+def watched(run: Run, monkeypatch: pytest.MonkeyPatch, *actions: Callable[[], object]) -> str:
+    """What `bench status --watch` shows while another process does these, one between two looks."""
+    left = list(actions)
+    monkeypatch.setattr("bench.display.time.sleep", lambda _: left.pop(0)())
+    stream = io.StringIO()
+    display.watch(run, Console(file=stream, width=400))
+    assert left == []
+    return stream.getvalue()
+
+
+def test_watching_tells_of_units_that_are_shorter_than_a_look(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = unit_of(run, "train")
+    hidden = run.folder / "hidden"
+    run.unit_folder(unit).rename(hidden)
+    said = watched(run, monkeypatch, lambda: hidden.rename(run.unit_folder(unit)))
+    assert f"[3/3] {unit}" in said
+
+
+def test_watching_sees_what_is_measured_again_to_its_end(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = unit_of(run, "train")
+    folder, unfinished = run.unit_folder(unit), run.unfinished(unit)
+    shutil.copytree(folder, unfinished)
+
+    def done_again() -> None:
+        put_in_place(unfinished)
+        working.close()
+
+    with contextlib.ExitStack() as working:
+        working.enter_context(locked(run.folder))
+        said = watched(
+            run, monkeypatch,
+            lambda: set_aside(unfinished, records.KILLED),
+            lambda: shutil.copytree(folder, unfinished),
+            done_again,
+        )  # fmt: skip
+    assert said.count(f"again: {unit}: it is measured again") == 2
+    # The earlier attempt counts until another is whole.
+    assert len(re.findall(rf"\[\d/\d] {unit}", said)) == 2
+    assert "nobody" not in said
+
+
+def test_watching_ends_when_nobody_works(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(run.unit_folder(unit_of(run, "train")))
+    said = watched(run, monkeypatch, *[lambda: None] * display._PATIENCE)
+    assert "nobody works on this run; `bench resume` goes on with it" in said
+
+
+def test_what_failed_at_once_says_nothing_of_the_pace(run: Run) -> None:
+    spec = run.plan.units[-1]
+    twin = spec.model_copy(update={"unit": "twin"})
+    plan = run.plan.model_copy(update={"units": (spec, twin)})
+    shown = display.RunDisplay(plan, [], Console(file=io.StringIO()))
+    shown.started(spec, "CPU")
+    shown.finished(spec, UnitSummary(unit=spec.unit, status="error"), [])
+    assert shown._seconds_left({}) is None
 
 
 def test_no_more_is_measured_again_than_the_share_of_the_run(
@@ -208,8 +411,8 @@ def test_measured_again_and_failed_leaves_what_was_there(run: Run, finished: Run
     unit = unit_of(run, "train")
     again = run.unfinished(unit)
     again.mkdir()
-    records.finish_unit(again, failed=True)
-    assert aside(run) == [f"{unit}{records.FAILED}1"]
+    finish_unit(again, UnitSummary(unit=unit, status="oom"))
+    assert aside(run) == [f"{unit}{records.BUSY}1"]
     assert run.records() == finished.records()
 
 

@@ -593,7 +593,6 @@ def test_a_start_can_be_the_outcome(objects16: ImageSet) -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.usefixtures("no_tf32")
 def test_ddim_samples_on_cuda_are_those_of_the_cpu(net: TrainedNet, tiny_unet: UNetConfig) -> None:
     sampling = SamplingConfig(num_samples=3, num_inference_steps=5)

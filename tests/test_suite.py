@@ -11,7 +11,8 @@ import pytest
 
 from bench import dryrun, suite
 from bench.cases import FIELDS, OUTCOME_FIELDS, pipeline_config
-from bench.records import UnitSpec, UserError
+from bench.errors import UserError
+from bench.records import UnitSpec
 from bench.units import plan_units
 from dipddpm.config import (
     ARMS,

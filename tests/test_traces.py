@@ -6,13 +6,15 @@ import gzip
 import hashlib
 import json
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench import traces
-from bench.records import ProfileRow, trace_file
+from bench.records import ProfileRow
+from bench.run_folder import trace_file
 from bench.sync_finder import synchronising_calls
 from bench.traces import TraceError
 from reports.traces import PHASES, Tables, read_tables, tables
@@ -127,6 +129,37 @@ def test_a_cuda_trace_gives_its_operators_kernels_and_memory(cuda_tables: Tables
             for name, points in cuda_tables.memory.items()} == {"GPU0": [2048, 2048]}  # fmt: skip
 
 
+def test_what_an_earlier_stage_left_on_the_cpu_is_not_of_this_one() -> None:
+    def allocated(ts: float, size: int, total: int) -> Event:
+        return {"ph": "i", "cat": "cpu_instant_event", "s": "t", "name": "[memory]", "pid": HOST,
+                "tid": HOST, "ts": ts, "args": {"Total Reserved": 0, "Total Allocated": total,
+                "Bytes": size, "Addr": 16, "Device Id": -1, "Device Type": 0}}  # fmt: skip
+
+    events = [*step(2, 1000, first_id=10), allocated(1100, 300, 1_000_300),
+              allocated(1200, 200, 1_000_500), allocated(1300, -500, 1_000_000)]  # fmt: skip
+    curve = tables({**cuda_trace(), "traceEvents": events}).memory["CPU"]
+    assert [height for _, height in curve] == [300, 500, 0]
+
+
+def test_what_the_traced_steps_do_is_told_of_all_of_them() -> None:
+    """torch-tb-profiler leaves out a last step in which few kernels were seen."""
+    last = [event for event in step(3, 2000, first_id=20) if event.get("tid") != 7]
+    found = tables({**cuda_trace(), "traceEvents": [*step(2, 1000, first_id=10), *last]})
+    assert len(found.step_seconds) == 1
+    [conv] = [one for one in found.operators if one.name == "aten::conv2d"]
+    assert conv.calls == 2
+    assert found.phases["forward"] == pytest.approx(200e-6)
+
+
+def test_names_in_a_trace_reach_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    hostile = "\x1b]0;title\x07"
+    overlapping = [span("cpu_op", hostile, 1000 + at, 100, **{"External id": at}) for at in
+                   range(1, 400, 50)]  # fmt: skip
+    tables({**cuda_trace(), "traceEvents": [*step(2, 1000, first_id=900), *overlapping]})
+    told = capfd.readouterr()
+    assert (told.out, told.err) == ("", "")
+
+
 def test_normalising_twice_is_normalising_once() -> None:
     once = list(traces.normalised(cuda_trace()["traceEvents"]))
     assert list(traces.normalised(once)) == once
@@ -146,6 +179,26 @@ def test_a_blocking_copy_is_a_wait_and_the_calls_on_the_cpu_are_none_beside_a_gp
     blocking = call("cudaMemcpy", 810, 30, 77, 0)
     found = synchronising_calls([*events, item, blocking])
     assert [one.name for one in found] == ["cudaMemcpy", "cudaStreamSynchronize"]
+
+
+def test_a_copy_from_pageable_memory_is_a_wait_and_one_from_pinned_memory_is_none() -> None:
+    def copies(name: str) -> list[Event]:
+        return [call("cudaMemcpyAsync", 820, 30, 78, 0),
+                on_gpu("gpu_memcpy", name, 850, 20, 78, 0)]  # fmt: skip
+
+    events = step(2, 0, first_id=10)
+    found = synchronising_calls([*events, *copies("Memcpy HtoD (Pageable -> Device)")])
+    assert [(one.name, one.calls) for one in found] == [
+        ("cudaMemcpyAsync", 1), ("cudaStreamSynchronize", 1),
+    ]  # fmt: skip
+    found = synchronising_calls([*events, *copies("Memcpy HtoD (Pinned -> Device)")])
+    assert [one.name for one in found] == ["cudaStreamSynchronize"]
+
+
+@pytest.mark.parametrize("name", ["cudaFree", "cuMemcpyDtoH_v2", "cuMemcpyHtoD_v2"])
+def test_other_calls_that_wait(name: str) -> None:
+    found = synchronising_calls([*step(2, 0, first_id=10), call(name, 820, 30, 78, 0)])
+    assert name in {one.name for one in found}
 
 
 # Files ------------------------------------------------------------------------------------------
@@ -190,6 +243,7 @@ STEP = step(2, 0, first_id=1)[0]
         (packed({"traceEvents": [{**STEP, "name": 3}]}), "no trace"),
         (packed({"traceEvents": [{**STEP, "dur": "1"}]}), "no trace"),
         (packed({"traceEvents": [{**STEP, "ts": float("nan")}]}), "no trace"),
+        (packed({"traceEvents": [{**STEP, "ts": 10**400}]}), "no trace"),
         (packed({"traceEvents": []}), "no profiled step"),
         (packed({"traceEvents": [{**STEP, "name": "ProfilerStep#two"}]}), "ValueError"),
         (packed({"traceEvents": [STEP, {"ph": "i", "name": "[memory]"}]}), "Error"),
@@ -208,6 +262,29 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(traces, "MAX_BYTES", 2**20)
     with pytest.raises(TraceError, match="unpacks to more than 1 MiB"):
         read_tables(row, tmp_path)
+
+
+def test_a_small_file_of_many_values_is_not_parsed(tmp_path: Path) -> None:
+    """Each becomes an object, of some tens of bytes."""
+    content = b'{"traceEvents": [' + b"[]," * traces.MAX_VALUES + b"0]}"
+    row = write(tmp_path, gzip.compress(content, compresslevel=1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(TraceError, match="holds more than 16000000 values"):
+            read_tables(row, tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.1 * traces.MAX_BYTES  # as much as the largest trace takes unpacked
+
+
+def test_bytes_beyond_all_numbers_leave_the_rest_as_it_is(tmp_path: Path) -> None:
+    events = step(2, 0, first_id=10)
+    for event in events:
+        if event["name"] == "[memory]":
+            event["args"]["Total Allocated"] = float("inf")
+    content = {**cuda_trace(), "traceEvents": events}
+    assert read_tables(write(tmp_path, packed(content)), tmp_path).memory == {}
 
 
 def test_a_link_out_of_the_run_is_not_followed(tmp_path: Path) -> None:

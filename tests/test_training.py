@@ -572,7 +572,6 @@ def test_overfitting_eight_images(objects16: ImageSet) -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_training_on_cuda_starts_from_the_same_weights(objects16: ImageSet, settings: Any) -> None:
     size, unet, schedule, training, context = settings
     on_cuda: Any = (size, unet, schedule, training, replace(context, device="cuda"))
@@ -594,7 +593,6 @@ def test_training_on_cuda_starts_from_the_same_weights(objects16: ImageSet, sett
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_fp16_on_cuda_is_close_to_float32_and_can_be_resumed(
     objects16: ImageSet, settings: Any
 ) -> None:
@@ -619,7 +617,6 @@ def test_fp16_on_cuda_is_close_to_float32_and_can_be_resumed(
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["no", "fp16"])
 def test_no_step_waits_for_cuda(objects16: ImageSet, settings: Any, precision: Any) -> None:
     size, unet, schedule, training, context = settings

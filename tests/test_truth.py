@@ -20,7 +20,7 @@ from bench.machine import Machine
 from bench.meters import Clock, Device, SharedCounter, Spans, Steps
 from bench.noise import PROBE_TOLERANCE
 from bench.probe import probe
-from bench.records import read_progress
+from bench.run_folder import read_progress
 from dipddpm.config import (
     Context,
     LoaderConfig,
@@ -31,6 +31,7 @@ from dipddpm.config import (
 from dipddpm.images import prepare
 from dipddpm.sources import bundled_objects
 from dipddpm.training import train_ddpm
+from scripts import order_bias
 from tests.toy import SUITE
 
 ROOT = Path(__file__).parents[1]
@@ -157,6 +158,18 @@ def test_the_passive_instruments_cost_less_than_a_hundredth(tmp_path: Path) -> N
         assert row.seconds is not None
         around = spans.seconds["instruments"]
         assert around + a_step * len(row.step_seconds) < 0.01 * row.seconds
+
+    on_a_quiet_machine(check)
+
+
+def test_priors_of_another_process_do_not_move_the_training_that_follows() -> None:
+    """What units of their own are for: their ratio holds 1, as far as training alone twice does."""
+
+    def check() -> None:
+        found = order_bias.effects(6)
+        floor, apart = found[order_bias.AGAIN], found[order_bias.APART]
+        assert floor.low and floor.high and apart.low and apart.high
+        assert apart.low <= max(1.0, floor.high) and apart.high >= min(1.0, floor.low), found
 
     on_a_quiet_machine(check)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
-from bench.records import Run
+from bench.run_folder import Run
 from tests.outcomes import NUM_SMALL, SMALL, run_here, untimed
 from tests.test_readme import blocks
 from tests.toy import BASE

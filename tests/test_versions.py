@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from bench.cases import FIELDS
-from bench.records import SCHEMA_VERSION, Record, Row, Run, UserError, read
+from bench.errors import UserError
+from bench.records import SCHEMA_VERSION, Record, Row, read
+from bench.run_folder import Run
 from reports.__main__ import main
 from reports.load import load_run
 
@@ -57,10 +59,13 @@ def test_its_report_can_be_built(folder: Path) -> None:
     assert load_run(folder).missing == ()
 
 
-@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 0, "1", None])
+@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 0, "1", None, True])
 def test_another_version_is_refused_by_its_name(tmp_path: Path, version: object) -> None:
     path = tmp_path / "record.json"
     row = {"case_id": "c", "repeat": 1, "seed": 0, "unit": "u", "status": "ok", "settings": {}}
     path.write_text(json.dumps({**row, "schema_version": version}))
-    with pytest.raises(UserError, match=rf"record\.json.*schema_version.*got {version!r}"):
+    with pytest.raises(
+        UserError, match=rf"record\.json.*schema_version.*got {version!r}"
+    ) as caught:
         read(path, Record)
+    assert ("newer" in str(caught.value)) is (version == SCHEMA_VERSION + 1)

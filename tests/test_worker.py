@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import platform
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from rich.console import Console
 
-from bench import display, records
+from bench import display, environment, records, runner
 from bench.engines import Engine, ForkserverEngine, Process, SubprocessEngine
+from bench.integrity import damage
 from bench.machine import Machine
 from bench.meters import Device, Spans
-from bench.records import Record, Run, StageRow, UnitSpec, UnitSummary
+from bench.records import Record, StageRow, UnitSpec, UnitSummary
+from bench.run_folder import Run, read_progress, set_aside
 from bench.worker import MAX_LEFT_OUT, _left_out, is_out_of_memory
 from dipddpm.sources import bundled_objects
+from tests.processes import on_linux, wait_until
 from tests.toy import BASE, NUM_CASES, SUITE, new_run, run_all, toy_units
 
 # A smaller toy for what pays the import of torch in every process.
@@ -326,6 +331,10 @@ def test_every_unit_tells_of_the_machine_before_and_after(run: Run) -> None:
         assert last.monotonic_seconds - first.monotonic_seconds > 0
         # Beside the stages, like all that is not theirs.
         assert summary.overhead_seconds["probe"] > 0
+    # Told from others, by no name of theirs.
+    assert {summary.host for summary in run.summaries()} == {environment.host()}
+    assert platform.node() not in str(run.summaries())
+    assert {summary.gpu for summary in run.summaries()} == {None}
     # Reading no energy is not reading that there was none.
     assert {row.gpu_joules for row in run.stage_rows()} == {None}
 
@@ -377,6 +386,13 @@ def test_checkpoints_are_kept_when_asked(engine: Timed, tmp_path: Path) -> None:
     first, second = (load_file(path) for path in kept)
     assert first.keys() == second.keys()
     assert any((first[name] != second[name]).any() for name in first)
+    [spec] = done.plan.units
+    assert damage(done, spec) is None
+    content = kept[0].read_bytes()
+    kept[0].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert damage(done, spec) == f"{kept[0]}: its content is not what was written"
+    kept[0].unlink()  # as `bench clean` does
+    assert damage(done, spec) is None
 
 
 def test_a_start_that_fails_is_a_record_and_the_others_go_on(failed: Run) -> None:
@@ -560,6 +576,49 @@ def test_features_of_references_are_made_once_for_all_seeds(engine: Timed, tmp_p
         assert named == pytest.approx(summary.process_seconds, rel=0.02, abs=0.05)
 
 
+def test_other_sources_than_the_runs_are_refused_unless_forced(
+    engine: Timed, tmp_path: Path
+) -> None:
+    """They may differ on another node, or may have been changed while the run went on."""
+    run = new_run(tmp_path / "run", engine, BASE + "[[grid]]\nnum_images = 4\nepochs = 1\n")
+    known = run.environment.model_copy(update={"source_sha256": "0" * 64})
+    records.write(run.folder / records.ENVIRONMENT, known)
+    [record] = run_all(Run.open(run.folder), engine).records()
+    assert record.status == "error" and record.error is not None
+    assert "the sources of dipddpm and bench are not those that the run began with" in record.error
+    runner.forget_failures(run)
+    [record] = run_all(Run.open(run.folder), engine, forced=("sources",)).records()
+    assert (record.status, record.warnings[0]) == ("ok", "sources")
+
+
+@on_linux
+def test_a_worker_that_was_given_up_leaves_its_successor_alone(
+    engine: Timed, tmp_path: Path
+) -> None:
+    """On a cluster, of a node that seemed lost: it writes to the same place, if it lives."""
+    run = new_run(tmp_path / "run", engine, BASE + "[[grid]]\nnum_images = 4\nepochs = [1, 30]\n")
+    [spec] = run.plan.units
+    unfinished = run.unfinished(spec.unit)
+    unfinished.mkdir()
+    records.write(unfinished / records.SPEC, spec)
+    worker = SubprocessEngine().start(unfinished, {})
+    process = psutil.Process(worker.pid)  # type: ignore[attr-defined]
+    wait_until(lambda: read_progress(unfinished) > 0)
+    process.suspend()
+    set_aside(unfinished, records.KILLED)
+    unfinished.mkdir()
+    records.write(unfinished / records.SPEC, spec)
+    process.resume()
+    wait_until(lambda: worker.exit_code() is not None)
+    assert worker.exit_code() == 1
+    # Results of equal keys are equal bytes, whoever writes them; rows would be doubled.
+    left = {path.name for path in unfinished.iterdir()} - {records.ARTIFACTS}
+    assert left == {records.SPEC}
+    assert not run.is_done(spec)
+    [aside] = run.aside(records.KILLED)
+    assert "is another worker's now" in (aside / records.LOG).read_text()
+
+
 def test_a_spec_is_what_the_worker_ran(run: Run) -> None:
     for spec in run.plan.units:
         assert records.read(run.unit_folder(spec.unit) / records.SPEC, UnitSpec) == spec
@@ -602,6 +661,7 @@ def test_out_of_memory_is_told_from_other_errors() -> None:
         torch.empty(2**60)
     assert is_out_of_memory(failed.value)
     assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("std::bad_alloc"))
     assert is_out_of_memory(torch.OutOfMemoryError())
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
 

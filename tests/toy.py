@@ -7,7 +7,8 @@ from pathlib import Path
 
 from bench import display, runner, suite
 from bench.engines import Engine
-from bench.records import Plan, Run, UnitSpec
+from bench.records import Plan, UnitSpec
+from bench.run_folder import Run
 from bench.units import plan_units
 from dipddpm.sources import open_source
 
@@ -85,8 +86,16 @@ def new_run(folder: Path, engine: Engine, text: str = SUITE, *, file: str = "toy
     return runner.create(folder, plan, engine.describe("cpu"), found.text)
 
 
-def run_all(run: Run, engine: Engine, *, timeout_seconds: float = math.inf) -> Run:
+def run_all(
+    run: Run,
+    engine: Engine,
+    *,
+    timeout_seconds: float = math.inf,
+    forced: tuple[str, ...] = (),
+) -> Run:
     with display.RunDisplay(run.plan, run.done(), display.console()) as shown:
         # Nothing is measured again: whether the machine is busy is no matter of these tests.
-        runner.run_units(run, engine, shown, timeout_seconds=timeout_seconds, rerun_share=0.0)
+        runner.run_units(
+            run, engine, shown, timeout_seconds=timeout_seconds, rerun_share=0.0, forced=forced
+        )
     return run

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from bench.stats import paired_ratio
-from reports.blocks import Block, Figure, Section, Text
+from reports.blocks import Block, Figure, Note, Section, Text
 from reports.context import (
     EPS_LOSS,
     FIRST_RUN,
@@ -17,15 +18,16 @@ from reports.context import (
     Report,
     epochs_of,
 )
-from reports.effects import forest_data, logs, missing
+from reports.effects import forest_data, missing, ratios
 from reports.figures import plots, svg
 from reports.figures.plots import ForestRow
+from reports.load import without_home
 from reports.pairs import Quantity
 from reports.sections.ledger import crossing_words
 from reports.sections.loaders import loader_finding
 from reports.sections.published import as_published_finding
 from reports.sections.restoration import dip_finding, ways
-from reports.words import judged, percent
+from reports.words import judged, percent, plural
 
 
 def answer(report: Report) -> Section:
@@ -38,7 +40,7 @@ def answer(report: Report) -> Section:
         *dip_finding(ways(report)),
     ]
     finding = said[0] if said else missing(report, "pair of training runs with and without DIP")
-    blocks: list[Block] = [Text(text) for text in said[1:]]
+    blocks: list[Block] = [*map(Note, _not_to_be_trusted(report)), *map(Text, said[1:])]
     rows = _control_rows(report)
     if rows:
         words = "; ".join(f"{row.label} {judged(PER_IMAGE.judge(row.effect))}" for row in rows)
@@ -58,6 +60,19 @@ def answer(report: Report) -> Section:
             )
         )
     return Section("answer", "Answer", finding, blocks, lead=_resolution(report))
+
+
+def _not_to_be_trusted(report: Report) -> Iterator[str]:
+    """What stands between the figures and belief in them."""
+    run = report.run
+    if run.disturbed:
+        yield (
+            f"The machine was busy with something else during {len(run.disturbed)} of "
+            f"{plural(len(run.summaries), 'unit')}: their times are marked in the results, and "
+            "the section on the machine tells with what."
+        )
+    for text in run.altered:
+        yield f"{without_home(text)}; `{run.resume}` makes it again"
 
 
 def _resolution(report: Report) -> str:
@@ -107,5 +122,5 @@ def _control_rows(report: Report) -> list[ForestRow]:
     for label, (base, other) in {"A-vs-A": (FIRST_RUN, RUN_AGAIN), **report.idle_sides}.items():
         pairs = report.pairs(PER_IMAGE, base, other)
         if pairs:
-            rows.append(ForestRow(label, logs(pairs), paired_ratio(pairs)))
+            rows.append(ForestRow(label, ratios(pairs), paired_ratio(pairs)))
     return rows

@@ -11,10 +11,10 @@ from reports.context import KEPT, ON_DIP, ON_IMAGES, PER_IMAGE, Arm, Reference, 
 from reports.effects import (
     VERDICT_COLUMNS,
     forest_data,
-    logs,
     mean_cell,
     mean_of,
     missing,
+    ratios,
     seeds_of,
     verdict_cells,
 )
@@ -329,7 +329,7 @@ def _published(report: Report) -> list[Block]:
     rows = [
         ForestRow(
             "published: (images, decode) / (dip, kept)",
-            logs(inverse),
+            ratios(inverse),
             paired_ratio(inverse),
             "dip",
             published=True,
@@ -346,7 +346,7 @@ def _published(report: Report) -> list[Block]:
             {**ON_IMAGES, "loader": "decode"},
         )
         if found:
-            rows.append(ForestRow(label, logs(found), paired_ratio(found), arm))
+            rows.append(ForestRow(label, ratios(found), paired_ratio(found), arm))
     if len(rows) == 1:
         return []
     return [

@@ -4,38 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.noise import PROBE_TOLERANCE, busy, drift
+from bench.noise import PROBE_TOLERANCE, drift
 from bench.records import UnitSummary
 from reports.blocks import Block, Cell, Figure, Section, Table, raw_table
 from reports.context import Report
 from reports.figures import drift as figures
 from reports.figures import svg
 from reports.figures.drift import DriftPoint
-from reports.words import percent, plural, seconds
+from reports.words import plural, seconds, three
 
 
 def machine(report: Report) -> Section:
     """Drift of the probes over the run, and what was measured again."""
     run = report.run
     title = "The machine while it ran"
-    probed = sorted((s for s in run.summaries if s.probes), key=lambda s: s.started or "")
-    if not probed:
+    kept = [summary for summary in run.summaries if summary.probes]
+    if not kept:
         return Section("machine", title, "This run has no probes of the machine.")
-    reasons = busy(run.summaries, run.environment.cpu_count)
-    probes = [probe for summary in probed for probe in summary.probes]
+    aside = [summary for summary in run.busy if summary.probes]
+    probed = sorted((*kept, *aside), key=lambda summary: summary.started or "")
+    counting = set(map(id, kept))
     points = [
-        DriftPoint(place, *ratios, busy=summary.unit in reasons)
+        DriftPoint(place, *ratios, kept=id(summary) in counting, busy=bool(run.why_busy(summary)))
         for place, summary in enumerate(probed, 1)
-        for ratios in drift(summary.probes, probes)
+        for ratios in drift(summary, run.usual_probes)
     ]
     low, high = (
         end(ratio for point in points for ratio in (point.matmul, point.copy)) for end in (min, max)
     )
     finding = (
-        f"The machine was disturbed during {len(reasons)} of {plural(len(probed), 'unit')} in the "
-        f"tables; {plural(len(run.busy), 'earlier attempt')} at them, on a busy machine, "
-        f"{'counts' if len(run.busy) == 1 else 'count'} nowhere. Its probes took from "
-        f"{percent(low - 1)} to {percent(high - 1)} of their median more or less."
+        f"The machine was busy with something else during {len(run.disturbed)} of "
+        f"{plural(len(kept), 'unit')} in the tables. {plural(len(run.busy), 'more attempt')} at "
+        f"them {'counts' if len(run.busy) == 1 else 'count'} nowhere, as the machine was busier "
+        f"then. Its probes took from {three(low)} to {three(high)} times what is usual in this run."
     )
     figure = Figure(
         svg.render(
@@ -43,32 +44,32 @@ def machine(report: Report) -> Section:
             "Drift of the machine over the run",
             lambda width: figures.drift(points, PROBE_TOLERANCE, width),
         ),
-        "A fixed matrix product and a fixed copy of memory, before and after each unit, over their "
-        "median in the run; the best of ten each. Between the lines: within "
-        f"{PROBE_TOLERANCE:.0%}. Ringed: a unit during which the machine was busy.",
+        "A fixed matrix product and a fixed copy of memory, before and after each unit, over what "
+        "they usually take in this run (the lower quartile, as what disturbs can only slow them); "
+        f"the best of five each. The line: {PROBE_TOLERANCE:.0%} slower. Ringed: a unit during "
+        "which the machine was busy. Hollow: an attempt that counts nowhere.",
         raw_table(
-            ["unit", "place", "matmul / median", "copy / median", "busy"],
-            [[probed[p.place - 1].unit, p.place, p.matmul, p.copy, p.busy] for p in points],
+            ["unit", "place", "matmul / usual", "copy / usual", "in the tables", "busy"],
+            [[probed[p.place - 1].unit, p.place, p.matmul, p.copy, p.kept, p.busy] for p in points],
         ),
     )
-    return Section("machine", title, finding, [figure, *_disturbed(report, reasons)])
+    return Section("machine", title, finding, [figure, *_disturbed(report)])
 
 
-def _disturbed(report: Report, reasons: dict[str, tuple[str, ...]]) -> list[Block]:
+def _disturbed(report: Report) -> list[Block]:
     """Units that are flagged, and attempts that were made again."""
-    again = {summary.unit for summary in report.run.busy}
+    run = report.run
+    again = {summary.unit for summary in run.busy}
     rows = [
         [
             Cell(summary.unit, summary.unit),
             Cell("in the tables" if kept else "set aside", kept),
             _seconds(summary),
-            Cell(
-                "; ".join(reasons.get(summary.unit, ())) if kept else "as it was measured again", ""
-            ),
+            _why(summary, run.why_busy(summary)),
         ]
-        for summaries, kept in ((report.run.busy, False), (report.run.summaries, True))
+        for summaries, kept in ((run.busy, False), (run.summaries, True))
         for summary in summaries
-        if not kept or summary.unit in reasons or summary.unit in again
+        if not kept or summary.unit in run.disturbed or summary.unit in again
     ]
     if not rows:
         return []
@@ -76,6 +77,13 @@ def _disturbed(report: Report, reasons: dict[str, tuple[str, ...]]) -> list[Bloc
     return [
         Table(["unit", "attempt", "process seconds", "why"], sorted(rows, key=_by_unit), caption)
     ]
+
+
+def _why(summary: UnitSummary, reasons: Sequence[str]) -> Cell:
+    text = "; ".join(reasons) or "it was quiet"
+    if summary.status != "ok":
+        text = f"it ended with status {summary.status}"
+    return Cell(text, text)
 
 
 def _by_unit(row: Sequence[Cell]) -> tuple[str, bool]:

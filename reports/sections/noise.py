@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.stats import Pair, paired_ratio
 from reports.blocks import Figure, Section, Text, raw_table
 from reports.context import FIRST_RUN, PER_IMAGE, RUN_AGAIN, Report, cell_words
-from reports.effects import logs, missing
+from reports.effects import missing, ratios
 from reports.figures import plots, svg
 from reports.figures.plots import ForestRow
 from reports.tables import TRAIN
@@ -29,11 +29,11 @@ def noise(report: Report) -> Section:
                 pair = Pair(charge.seconds, twin.seconds, units)
                 by_function.setdefault(charge.function or "", []).append(pair)
     rows = [
-        ForestRow(name, logs(found), paired_ratio(found))
+        ForestRow(name, ratios(found), paired_ratio(found))
         for name, found in sorted(by_function.items())
         if found
     ]
-    spread = max((abs(ratio - 1) for ratio in logs(by_function.get(TRAIN, []))), default=0.0)
+    spread = max((abs(ratio - 1) for ratio in ratios(by_function.get(TRAIN, []))), default=0.0)
     figure = Figure(
         svg.render(
             "noise",

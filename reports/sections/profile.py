@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from bench.records import ProfileRow
 from bench.traces import TraceError
@@ -20,12 +21,13 @@ from reports.blocks import (
     Value,
     raw_table,
 )
-from reports.calls import Call
+from reports.calls import LEAST_SHARE, Call
 from reports.context import Report
 from reports.figures import profile as figures
 from reports.figures import svg
 from reports.figures.profile import MemoryCurve, PhaseBar
 from reports.load import without_home
+from reports.tables import LOADING_SETTINGS
 from reports.traces import DEVICE_PARTS, PHASES, Tables, read_tables
 from reports.words import bytes_of, percent, plural, seconds, three
 
@@ -37,8 +39,8 @@ _LEAD = (
 _STAGES = {"fit_priors": "priors", "train_ddpm": "train", "sample": "sample"}
 # Of each stage; and of a name, which in C++ has no end.
 _TOP, _NAME = 8, 90
-# Of the call above it, what a call takes that stands for both; and what the profiler calls a net.
-_ALMOST_ALL, _MODULE = 0.99, "nn.Module: "
+# What the profiler calls a net.
+_MODULE = "nn.Module: "
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,21 @@ class _Profile:
 
     @property
     def step(self) -> float:
-        """Its mean seconds."""
+        """Its mean seconds; on a GPU until its last kernel has ended."""
         return sum(self.tables.step_seconds) / len(self.tables.step_seconds)
+
+    @property
+    def host_step(self) -> float:
+        """The mean seconds that it takes on the host."""
+        return sum(self.tables.phases.values())
 
 
 def profile(report: Report) -> Section:
     """The traces of a run's profile units, read."""
     run = report.run
     if not run.profiles:
-        command = f"python -m bench profile {run.plan.suite}"
-        return Section("profile", TITLE, f"This run has no profile; make one with `{command}`.")
+        text = "This run has no profile; `python -m bench profile SUITE` makes one, of its suite."
+        return Section("profile", TITLE, text)
     arms = _arms(report)
     found: list[_Profile] = []
     broken: list[Block] = []
@@ -88,7 +95,7 @@ def profile(report: Report) -> Section:
 
 def _arms(report: Report) -> dict[str, str]:
     """What each profile unit is of, as short as tells them apart."""
-    names = ("train_on", "loader", "flip", "condition_on")
+    names = ("train_on", *LOADING_SETTINGS, "condition_on")
     settings = {
         spec.unit: [str(spec.cases[0].settings[name]) for name in names]
         for spec in report.run.plan.units
@@ -104,26 +111,34 @@ def _arms(report: Report) -> dict[str, str]:
 
 def _finding(found: list[_Profile]) -> str:
     one = next((one for one in found if one.stage == "train"), found[0])
-    whole = sum(one.tables.phases.values())
     parts = ", ".join(
-        f"{phase} {percent(one.tables.phases[phase] / whole)}"
+        f"{phase} {percent(one.tables.phases[phase] / one.host_step)}"
         for phase in sorted(PHASES, key=lambda phase: -one.tables.phases[phase])
         if one.tables.phases[phase]
     )
     calls = sum(sum(call.calls for call in one.row.sync_calls) for one in found)
-    said = (
-        f"{plural(calls, 'call')} inside the traced steps {'makes' if calls == 1 else 'make'} the "
-        "host wait for a device."
-        if calls
-        else "No call inside a step makes the host wait for a device."
-    )
+    if any(one.tables.device for one in found):
+        said = (
+            f"{plural(calls, 'call')} inside the traced steps "
+            f"{'makes' if calls == 1 else 'make'} the host wait for the GPU."
+            if calls
+            else "No call inside a step makes the host wait for the GPU."
+        )
+    else:
+        said = (
+            f"{plural(calls, 'call')} inside the traced steps "
+            f"{'reads' if calls == 1 else 'read'} values for which the host would wait on a GPU."
+            if calls
+            else "No step reads a value for which the host would wait on a GPU; copies to the host "
+            "would, and a trace without a GPU does not show them."
+        )
     return f"A step of {one.label}: {parts}. {said}"
 
 
 def _phases(found: list[_Profile]) -> Figure:
     bars = [PhaseBar(one.label, one.tables.phases) for one in found]
     rows: list[list[Value]] = [
-        [one.label, len(one.tables.step_seconds), one.step, one.row.flops_per_step / 1e9,
+        [one.label, one.row.num_steps, one.host_step, one.row.flops_per_step / 1e9,
          *(one.tables.phases[phase] for phase in PHASES)]
         for one in found
     ]  # fmt: skip
@@ -136,7 +151,13 @@ def _phases(found: list[_Profile]) -> Figure:
         "Means of the traced steps. Other operators: loss, noise, clipping, averaged weights. No "
         "operator: Python between them. On a GPU this is the host, which launches kernels ahead.",
         raw_table(
-            ["stage", "steps", "step, s", "GFLOP a step", *(f"{phase}, s" for phase in PHASES)],
+            [
+                "stage",
+                "steps",
+                "host step, s",
+                "GFLOP a step",
+                *(f"{phase}, s" for phase in PHASES),
+            ],
             rows,
         ),
     )
@@ -191,22 +212,26 @@ def _operators(found: list[_Profile]) -> list[Block]:
         [
             Cell(one.label, one.label),
             _name(operator.name),
-            _number(operator.calls / steps),
-            Cell(seconds(operator.host_seconds / steps), operator.host_seconds / steps),
-            *([_device_time(operator.device_seconds, steps)] if on_device else []),
+            _number(operator.calls / one.row.num_steps),
+            _a_step(operator.host_seconds, one),
+            *([_a_step(operator.device_seconds, one)] if on_device else []),
+            _share(so_far, sum(costs)),
         ]
         for one in found
-        for steps in [len(one.tables.step_seconds)]
-        for operator in one.tables.operators[:_TOP]
+        for costs in [[operator.cost for operator in one.tables.operators]]
+        for operator, so_far in zip(one.tables.operators[:_TOP], accumulate(costs), strict=False)
     ]
     columns = ["stage", "operator", "calls a step", "host, itself, a step"]
     if on_device:
         columns.append("its kernels, a step")
+    columns.append("of all, so far")
     return [Text("", "Costliest operators"), Table(columns, rows, filterable=True)]
 
 
-def _device_time(taken: float | None, steps: int) -> Cell:
-    return Cell("–", None) if taken is None else Cell(seconds(taken / steps), taken / steps)
+def _a_step(taken: float | None, one: _Profile) -> Cell:
+    if taken is None:
+        return Cell("–", None)
+    return Cell(seconds(taken / one.row.num_steps), taken / one.row.num_steps)
 
 
 def _kernels(found: list[_Profile]) -> list[Block]:
@@ -214,16 +239,17 @@ def _kernels(found: list[_Profile]) -> list[Block]:
         [
             Cell(one.label, one.label),
             _name(kernel.name),
-            _number(kernel.calls / steps),
-            Cell(seconds(kernel.seconds / steps), kernel.seconds / steps),
+            _number(kernel.calls / one.row.num_steps),
+            _a_step(kernel.seconds, one),
+            _share(so_far, sum(costs)),
         ]
         for one in found
-        for steps in [len(one.tables.step_seconds)]
-        for kernel in one.tables.kernels[:_TOP]
+        for costs in [[kernel.seconds for kernel in one.tables.kernels]]
+        for kernel, so_far in zip(one.tables.kernels[:_TOP], accumulate(costs), strict=False)
     ]
     if not rows:
         return []
-    columns = ["stage", "kernel", "calls a step", "time a step"]
+    columns = ["stage", "kernel", "calls a step", "time a step", "of all, so far"]
     return [Text("", "Costliest kernels"), Table(columns, rows, filterable=True)]
 
 
@@ -242,8 +268,8 @@ def _memory(found: list[_Profile]) -> Iterable[Block]:
             lambda width: figures.memory(curves, width),
             wide=svg.BROAD,
         ),
-        "Bytes that torch had allocated, the highest of each moment; on a CPU, of what was "
-        "allocated since the profiler began.",
+        "Bytes that torch had allocated, the highest of each moment; on a CPU, beyond what it had "
+        "when the first traced step began.",
         raw_table(["curve", "peak", "bytes"], [_peak(curve) for curve in curves]),
         broad=True,
     )
@@ -255,26 +281,27 @@ def _peak(curve: MemoryCurve) -> Sequence[str | float]:
 
 
 def _calls(found: list[_Profile]) -> list[Block]:
-    blocks: list[Block] = [Text(
-        "Shares of a step on the host, each with what it is made of; below half a per cent they "
-        "are left out. Where one calls one other and little else, the last is shown.",
-        "What calls what",
-    )]  # fmt: skip
-    for one in found:
-        whole = one.step * len(one.tables.step_seconds)
-        blocks.append(Tree(one.label, _branches(one.tables.calls, whole)))
-    return blocks
+    text = (
+        "Shares of a step on the host, each with what it is made of, and how often a step calls "
+        "it; below half a per cent they are left out. Where one calls one other and little else, "
+        "the last is shown."
+    )
+    trees = (Tree(one.label, _branches(one.tables.calls, one)) for one in found)
+    return [Text(text, "What calls what"), *trees]
 
 
-def _branches(calls: Iterable[Call], whole: float) -> list[Branch]:
-    found = []
+def _branches(calls: Iterable[Call], profile: _Profile) -> list[Branch]:
+    found, whole = [], profile.host_step * profile.row.num_steps
+    least = LEAST_SHARE * whole
     for call in calls:
         share, module = call.seconds / whole, ""
-        while len(call.callees) == 1 and call.callees[0].seconds > _ALMOST_ALL * call.seconds:
+        while len(call.callees) == 1 and call.seconds - call.callees[0].seconds < least:
             module = call.name if call.name.startswith(_MODULE) else module
             (call,) = call.callees
         name = f"{module.removeprefix(_MODULE)}: {call.name}" if module else call.name
-        found.append(Branch(_short(name), share, _branches(call.callees, whole)))
+        often = call.calls / profile.row.num_steps
+        times = "" if often == 1 else f" × {_number(often).text}"
+        found.append(Branch(f"{_short(name)}{times}", share, _branches(call.callees, profile)))
     return found
 
 

@@ -25,7 +25,7 @@ from reports.context import (
     Report,
     finite_score,
 )
-from reports.effects import NOT_MEASURED, forest_data, logs
+from reports.effects import NOT_MEASURED, forest_data, ratios
 from reports.figures import plots, svg
 from reports.figures.plots import ForestRow
 from reports.pairs import Quantity
@@ -104,10 +104,10 @@ def _published_forest(report: Report, theirs: Effect) -> Figure:
         ("ours, equal loaders", report.pairs(PER_IMAGE, ON_IMAGES, ON_DIP)),
     ):
         if measured:
-            rows.append(ForestRow(label, logs(measured), paired_ratio(measured), "dip"))
+            rows.append(ForestRow(label, ratios(measured), paired_ratio(measured), "dip"))
     again = report.pairs(PER_IMAGE, FIRST_RUN, RUN_AGAIN)
     if again:
-        rows.append(ForestRow("ours, A-vs-A", logs(again), paired_ratio(again)))
+        rows.append(ForestRow("ours, A-vs-A", ratios(again), paired_ratio(again)))
     return Figure(
         svg.render(
             "published",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from bench.records import Case, MachineState, Setting
 from bench.stats import CONFIDENCE, MIN_EXECUTIONS
@@ -56,6 +56,11 @@ def _status(outcome: Outcome) -> Cell:
     return Cell(text, text)
 
 
+def _marked(cell: Cell) -> Cell:
+    """The status of an outcome during whose unit the machine was busy."""
+    return Cell(f"{cell.text}, disturbed", f"{cell.text}, disturbed")
+
+
 def _loader(outcome: Outcome) -> Cell:
     settings = outcome.settings
     text = str(settings.get("loader"))
@@ -94,7 +99,9 @@ _GENERATION = (
     ("PSNR, dB", _score("all_pairs_psnr")),
     ("SSIM", _score("all_pairs_ssim")),
     ("lag-1", _score("lag1_autocorrelation")),
-    ("peak memory", lambda outcome: _memory(outcome)),
+    ("peak memory of its bill", lambda outcome: _memory(outcome)),
+    ("CPU energy, J", lambda outcome: _taken(outcome.joules("cpu_joules"))),
+    ("GPU energy, J", lambda outcome: _taken(outcome.joules("gpu_joules"))),
 )
 _RESTORATION = (
     *_COMMON,
@@ -119,14 +126,24 @@ def _memory(outcome: Outcome) -> Cell:
     return Cell(bytes_of(peak), peak)
 
 
-def _results_table(own: Sequence[Outcome], caption: str, columns: _Columns) -> Table:
+def _results_table(
+    own: Sequence[Outcome], caption: str, columns: _Columns, disturbed: Container[str]
+) -> Table:
     """A row an outcome; a seed that all have stands in the caption."""
     seeds = {outcome.record.seed for outcome in own}
     if len(seeds) == 1:
         caption = f"{caption}, seed {seeds.pop()}"
         columns = [column for column in columns if column[0] != "seed"]
-    rows = [[cell(outcome) for _, cell in columns] for outcome in own]
-    return Table([name for name, _ in columns], rows, caption, filterable=True)
+    cells = {name: [cell(outcome) for outcome in own] for name, cell in columns}
+    cells["status"] = [
+        _marked(cell) if outcome.record.unit in disturbed else cell
+        for outcome, cell in zip(own, cells["status"], strict=True)
+    ]
+    # No column for what this machine does not meter.
+    told = [name for name in cells if "energy" not in name
+            or any(cell.value is not None for cell in cells[name])]  # fmt: skip
+    rows = [list(row) for row in zip(*(cells[name] for name in told), strict=True)]
+    return Table(told, rows, caption, filterable=True)
 
 
 def results(report: Report, csv: str) -> Section:
@@ -144,7 +161,7 @@ def results(report: Report, csv: str) -> Section:
     for task, caption, columns in kinds:
         own = [outcome for outcome in found if outcome.settings.get("task") == task]
         if own:
-            blocks.append(_results_table(own, caption, columns))
+            blocks.append(_results_table(own, caption, columns, report.run.disturbed))
     blocks.append(
         Code(csv, "data: results.csv, all columns, unrounded")
         if len(csv) <= MAX_RAW

@@ -13,7 +13,7 @@ import pytest
 
 from bench import records
 from bench.integrity import damage
-from bench.records import Run
+from bench.run_folder import Run
 from tests.processes import Background, on_linux
 from tests.toy import SUITE
 

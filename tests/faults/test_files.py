@@ -10,7 +10,7 @@ import pytest
 
 from bench import records
 from bench.integrity import damage
-from bench.records import Run
+from bench.run_folder import Run
 from tests.faults.judge import MARKS, Whole, done_units, go_on
 from tests.processes import Start, at_work, wait_until
 

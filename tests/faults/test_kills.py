@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
 from bench import records
-from bench.records import Run
+from bench.records import UnitSummary
+from bench.run_folder import Run
 from tests.faults.judge import MARKS, NO_RERUNS, Whole, done_units, go_on
 from tests.processes import Background, Start, at_work, send, wait_until
 
@@ -21,6 +24,7 @@ NUM_SPAWNED_KILLS = 3
 NUM_SERVER_KILLS = 3
 NUM_RUNNER_KILLS = 12
 NUM_INTERRUPTS = 5
+NUM_AGAIN_KILLS = 5
 pytestmark = MARKS
 
 
@@ -161,6 +165,33 @@ def test_runners_killed(
             number, run, done = number + 1, tmp_path / str(number + 1), {}
 
 
+def test_runners_killed_while_measuring_again(
+    whole: Whole, tmp_path: Path, draw: random.Random, started: Start
+) -> None:
+    """What was done stays done, by one attempt or the other, at any moment."""
+    fault = "SIGKILL of the runner, measuring again"
+    units = [spec.unit for spec in Run.open(whole.folder).plan.units]
+    for unit in draw.sample(units, NUM_AGAIN_KILLS):
+        run = tmp_path / unit
+        shutil.copytree(whole.folder, run)
+        # As if its probe had found a busy machine.
+        path = run / records.UNITS / unit / records.SUMMARY
+        summary = records.read(path, UnitSummary)
+        probes = tuple(
+            probe.model_copy(update={"matmul_seconds": 3 * probe.matmul_seconds})
+            for probe in summary.probes
+        )
+        records.write(path, summary.model_copy(update={"probes": probes}))
+        background = started("resume", run, "--reruns", "100")
+        wait_until(partial(unit_at_work, run))
+        time.sleep(draw.uniform(0, 1.2))
+        background.kill()
+        whole.tally(fault, background)
+        assert started(*go_on(whole.suite, run)).end()[0] == 0
+        whole.judge(fault, run, {})
+        assert list(done_units(run)) == units
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop(
     number: signal.Signals, whole: Whole, tmp_path: Path, draw: random.Random, started: Start
@@ -183,7 +214,8 @@ def test_asked_to_stop(
         if "stopping when" in said and not twice:
             assert list(run.glob(f"units/*{records.UNFINISHED}")) == []
             assert f"python -m bench resume {run}" in said
-        whole.tally(fault, background)
+        # That it was over before is no fault.
+        whole.tally(fault, background, times=int(code != 0))
         done = done_units(run)
     assert started(*go_on(whole.suite, run)).end()[0] == 0
     whole.judge(fault, run, done)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bench import records
-from bench.records import Run
+from bench.run_folder import Run
 from tests.faults.judge import MARKS, NO_RERUNS, TOY, Table, Whole, done_units, go_on
 from tests.processes import Background, Start, wait_until
 from tests.toy import BASE, NUM_CASES
@@ -139,6 +139,10 @@ def hungry(degraded):
     torch.zeros(3 * 2**30)  # 12 GiB
 
 
+def hungry_on_the_gpu(degraded):
+    torch.zeros(2**38, device="cuda")  # 1 TiB
+
+
 def sleeping(degraded):
     time.sleep(3600)
 
@@ -175,6 +179,19 @@ def test_failures_are_told_apart_and_leave_the_others_alone(
     assert whole.table.artifacts.items() <= found.artifacts.items()
     for fault in ("out of memory (RLIMIT_AS)", "NaN loss", "a worker that hangs"):
         whole.tally(fault, background)
+
+
+@pytest.mark.cuda
+def test_the_memory_of_a_gpu_does_not_suffice(tmp_path: Path, started: Start) -> None:
+    (tmp_path / "faulty.py").write_text(FUNCTIONS)
+    suite, run = tmp_path / "toy.toml", tmp_path / "run"
+    grid = 'num_images = 4\nepochs = 1\ntask = "restore"\n'
+    starts = 'start_from = ["faulty:hungry_on_the_gpu", "degraded"]\n'
+    suite.write_text(f"{BASE}[[grid]]\n{grid}{starts}")
+    background = started("run", suite, "--device", "cuda", "--out", run, *NO_RERUNS)
+    code, said = background.end()
+    assert code == 1 and "Traceback" not in said, said
+    assert sorted(record.status for record in Run.open(run).records()) == ["ok", "oom"]
 
 
 @pytest.mark.parametrize("engine", ["forkserver", "subprocess"])
