@@ -8,7 +8,8 @@ of 2,000 comparisons that find a difference where there is none (their 95 % inte
 of pairs drawn from a log-normal distribution of that spread; of the real seconds, paired at random,
 which have whatever distribution they have; and of the real seconds in the order in which they ran,
 beginning anywhere and with either of two neighbours as the first, so that a drift counts. Last the
-comparison of the real runs, each with its neighbour.
+comparison of the real runs, each with its neighbour, and how far their seconds go with the probes
+of the machine (Spearman's rank correlation).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import spearmanr
 
 from bench.run_folder import Run
 from bench.stats import Effect, Pair, paired_ratio
@@ -30,7 +32,8 @@ def main() -> None:
     """Prints them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    seconds = train_seconds(Run.open(parser.parse_args().run))
+    run = Run.open(parser.parse_args().run)
+    seconds = train_seconds(run)
     logs = np.log(seconds)
     print(f"{len(seconds)} runs of {np.exp(logs.mean()):.3f} s, spread {logs.std(ddof=1):.2%}")
     generator = np.random.default_rng(0)
@@ -46,6 +49,12 @@ def main() -> None:
     neighbours = compare(seconds)
     print(f"the runs themselves, {neighbours.pairs} pairs of neighbours: {neighbours.mean:.4f} "
           f"[{neighbours.low:.4f}, {neighbours.high:.4f}]")  # fmt: skip
+    probes = [one.probes for one in run.summaries() if one.probes]
+    for what in ("matmul_seconds", "copy_seconds"):
+        told = [sum(getattr(probe, what) for probe in found) / len(found) for found in probes]
+        found = spearmanr(seconds, told)
+        print(f"with {what} of the probes, of spread {np.log(told).std(ddof=1):.2%}: rank "
+              f"correlation {found.statistic:+.2f} (p {found.pvalue:.3f})")  # fmt: skip
 
 
 def _in_order(seconds: list[float], generator: np.random.Generator) -> list[float]:

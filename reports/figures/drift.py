@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from reports.figures.svg import INK, MUTED, STAGE_COLOURS, new_figure
+from reports.figures.svg import INK, STAGE_COLOURS, new_figure
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class DriftPoint:
     busy: bool
 
 
-def drift(points: Sequence[DriftPoint], tolerance: float, width: float) -> Figure:
-    """Each probe at the place of its unit, with the line of what is tolerated."""
+def drift(points: Sequence[DriftPoint], tolerances: Mapping[str, float], width: float) -> Figure:
+    """Each probe at the place of its unit, with the lines of what is tolerated, by its name."""
     figure, (ax,) = new_figure(width, 2.4)
     busy = [point for point in points if point.busy]
     if busy:
@@ -46,7 +46,9 @@ def drift(points: Sequence[DriftPoint], tolerance: float, width: float) -> Figur
                 s=16, marker=marker, edgecolors=colour, linewidths=0.9, zorder=2,
                 facecolors=colour if kept else "none", label=name if kept else None,
             )  # fmt: skip
-    ax.axhline(1 + tolerance, color=MUTED, linewidth=0.8, zorder=0)
+        ax.axhline(
+            1 + tolerances[name], color=colour, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0
+        )
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     ax.set_xlabel("unit, in the order of the run")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.noise import PROBE_TOLERANCE, drift
+from bench.noise import drift, tolerances
 from bench.records import UnitSummary
 from reports.blocks import Block, Cell, Figure, Section, Table, raw_table
 from reports.context import Report
@@ -23,6 +23,7 @@ def machine(report: Report) -> Section:
         return Section("machine", title, "This run has no probes of the machine.")
     aside = [summary for summary in run.busy if summary.probes]
     probed = sorted((*kept, *aside), key=lambda summary: summary.started or "")
+    allowed = tolerances(kept[0])
     counting = set(map(id, kept))
     points = [
         DriftPoint(place, *ratios, kept=id(summary) in counting, busy=bool(run.why_busy(summary)))
@@ -42,12 +43,13 @@ def machine(report: Report) -> Section:
         svg.render(
             "machine",
             "Drift of the machine over the run",
-            lambda width: figures.drift(points, PROBE_TOLERANCE, width),
+            lambda width: figures.drift(points, allowed, width),
         ),
         "A fixed matrix product and a fixed copy of memory, before and after each unit, over what "
         "they usually take in this run (the lower quartile, as what disturbs can only slow them); "
-        f"the best of five each. The line: {PROBE_TOLERANCE:.0%} slower. Ringed: a unit during "
-        "which the machine was busy. Hollow: an attempt that counts nowhere.",
+        "the best of five each. Dashed: as slow as they may be, a product by "
+        f"{allowed['matmul']:.0%}, a copy by {allowed['copy']:.0%}. Ringed: a unit during which "
+        "the machine was busy. Hollow: an attempt that counts nowhere.",
         raw_table(
             ["unit", "place", "matmul / usual", "copy / usual", "in the tables", "busy"],
             [[probed[p.place - 1].unit, p.place, p.matmul, p.copy, p.kept, p.busy] for p in points],
