@@ -17,12 +17,14 @@ import torch
 from bench import dryrun, records, runner
 from bench.__main__ import main
 from bench.errors import UserError
+from bench.records import UnitSummary
 from bench.run_folder import Run
 from dipddpm.config import VERSION
 from dipddpm.sources import bundled_objects
-from tests.toy import NUM_CASES, NUM_SAMPLED, SUITE, toy_units
+from tests.toy import BASE, NUM_CASES, NUM_SAMPLED, SUITE, toy_units
 
 ROOT = Path(__file__).parents[1]
+NO_RERUNS = ("--reruns", "0")
 
 
 def bench(
@@ -337,7 +339,7 @@ def test_a_run_from_start_to_clean(toy: Path, tmp_path: Path) -> None:
     assert "fit_priors" in dry.stdout
     assert not out.exists()
 
-    done = bench("run", toy, "--out", out, "--seed", "5")
+    done = bench("run", toy, "--out", out, "--seed", "5", *NO_RERUNS)
     assert done.returncode == 0, done.stderr
     # Plain lines in a pipe: no cursor moves, no colours.
     assert "\x1b" not in done.stdout
@@ -358,20 +360,52 @@ def test_a_run_from_start_to_clean(toy: Path, tmp_path: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in units.iterdir()}
     shutil.rmtree(one)
     assert bench("status", "--quiet", out).returncode == 1
-    resumed = bench("resume", out)
+    resumed = bench("resume", out, *NO_RERUNS)
     assert resumed.returncode == 0, resumed.stderr
     after = {path.name: path.stat().st_mtime_ns for path in units.iterdir()}
     assert after.keys() == before.keys()
     assert {name for name in after if after[name] != before[name]} == {one.name}
 
+    # What is disturbed or altered is told beside the figures.
+    summary = records.read(one / records.SUMMARY, UnitSummary)
+    slow = summary.probes[0].model_copy(update={"matmul_seconds": 60.0})
+    records.write(one / records.SUMMARY, summary.model_copy(update={"probes": (slow,)}))
+    assert "busy with something else during" in bench("status", "--quiet", out).stdout
+    rows = one / records.RECORDS
+    rows.write_text(rows.read_text().replace('"repeat":1', '"repeat":9', 1))
+    altered = bench("status", out)
+    told = " ".join(altered.stdout.split())
+    assert f"{rows}: its content is not what was written" in told
+    assert bench("resume", out, *NO_RERUNS).returncode == 0
+    assert "not what was written" not in bench("status", "--quiet", out).stdout
+    assert (units / f"{one.name}.damaged1").is_dir()
+
     checkpoint = units / "left.part" / "artifacts" / "k.ema.safetensors"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"")
-    assert bench("clean", out).returncode == 0
+    cleaned = bench("clean", out)
+    assert cleaned.stdout == (
+        "deleted 2 attempts that were unfinished or set aside, and 1 checkpoints\n"
+    )
     assert not (units / "left.part").exists()
+    assert not (units / f"{one.name}.damaged1").exists()
     assert bench("status", "--quiet", out).returncode == 0
     assert bench("clean", "--all", out).returncode == 0
     assert not out.exists()
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_says(tmp_path: Path) -> None:
+    """As `| head -1` does it."""
+    toy, out = tmp_path / "toy.toml", tmp_path / "run"
+    toy.write_text(BASE + "[[grid]]\nnum_images = 4\nepochs = [1, 2]\n")
+    command = [sys.executable, "-m", "bench", "run", str(toy), "--out", str(out), *NO_RERUNS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None and running.stderr is not None
+        running.stdout.readline()
+        running.stdout.close()
+        said = running.stderr.read()
+    assert (running.returncode, said) == (0, b"")
+    assert len(Run.open(out).records()) == 2
 
 
 @pytest.mark.slow

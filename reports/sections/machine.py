@@ -36,8 +36,8 @@ def machine(report: Report) -> Section:
     finding = (
         f"The machine was busy with something else during {len(run.disturbed)} of "
         f"{plural(len(kept), 'unit')} in the tables. {plural(len(run.busy), 'more attempt')} at "
-        f"them {'counts' if len(run.busy) == 1 else 'count'} nowhere, as the machine was busier "
-        f"then. Its probes took from {three(low)} to {three(high)} times what is usual in this run."
+        f"them {'counts' if len(run.busy) == 1 else 'count'} nowhere: that of the quietest machine "
+        f"does. Its probes took from {three(low)} to {three(high)} times what is usual in this run."
     )
     figure = Figure(
         svg.render(
