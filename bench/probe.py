@@ -12,9 +12,9 @@ from bench.records import Probe
 
 # Of each: the best of so many, as whatever disturbs can only add.
 _REPEATS = 5
-# Sides of the matrices and bytes of the copy. On a CPU of two cores, or on a GPU, all repeats
-# together take less than 0.3 s. The copy is larger than caches: a smaller one takes 10 % more or
-# less in each process, by where its pages happen to lie.
+# Sides of the matrices and bytes of the copy. On a CPU of two cores all repeats together take less
+# than 0.3 s. The copy is larger than caches: a smaller one takes 10 % more or less in each process,
+# by where its pages happen to lie.
 _SIZES = {"cpu": (768, 2**27), "cuda": (4096, 2**28)}
 
 

@@ -7,6 +7,8 @@ would, but for copies. Imports no torch.
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterable, Iterator
 
 from bench import traces
@@ -40,8 +42,12 @@ _CPU = frozenset(
 )  # fmt: skip
 # The optimizers in one kernel read their own step counts, which only the CPU's does on the host.
 _READS_ON_THE_CPU_ALONE = "aten::_fused_"
-# Lines of ours are those of none of these.
-_NOT_OURS = ("torch/", "diffusers/", "bench/", "<", "nn.Module: ")
+# Lines of ours, and of a user's functions, are those of neither a library nor an instrument.
+_NOT_OURS = (
+    "torch/", "diffusers/", "accelerate/", "numpy/", "scipy/", "skimage/", "PIL/", "safetensors/",
+    "bench/", "<", "nn.Module: ",
+)  # fmt: skip
+_FILE = re.compile(r"[^/.(]+")
 _STACK = 3
 
 
@@ -105,5 +111,11 @@ def _stack(around: list[Event]) -> tuple[str, ...]:
     called = [str(event.get("args", {}).get("Caller", "")) for event in python]
     last = python[-1]["name"]
     lines = [*called, *([] if last.startswith("<") else [last])]
-    ours = [line for line in reversed(lines) if line and not line.startswith(_NOT_OURS)]
-    return tuple(dict.fromkeys(ours))[:_STACK]
+    return tuple(dict.fromkeys(filter(_is_ours, reversed(lines))))[:_STACK]
+
+
+def _is_ours(line: str) -> bool:
+    first = _FILE.match(line)
+    if first is None or line.startswith(_NOT_OURS):
+        return False
+    return first.group() not in sys.stdlib_module_names

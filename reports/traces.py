@@ -73,6 +73,11 @@ class Kernel:
     calls: int
     seconds: float
 
+    @property
+    def cost(self) -> float:
+        """Its seconds."""
+        return self.seconds
+
 
 @dataclass(frozen=True)
 class Tables:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gzip
 import hashlib
 import json
@@ -14,7 +16,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -440,6 +441,19 @@ def test_other_reads_of_values_are_found(
     assert synchronising_calls(trace_of(lambda: step(x), tmp_path)) != ()
 
 
+def test_lines_of_libraries_are_none_of_ours(tmp_path: Path) -> None:
+    def step() -> float:
+        with contextlib.ExitStack() as stack:
+            return stack.enter_context(contextlib.nullcontext(torch.ones(3))).sum().item()
+
+    def called(*_: object) -> int:
+        return int(step())
+
+    reading = functools.partial(functools.reduce, called, [1, 2])
+    [found] = synchronising_calls(trace_of(reading, tmp_path))
+    assert found.stack and all(line.startswith("tests/") for line in found.stack)
+
+
 def test_a_block_that_is_over_is_not_around_what_follows(tmp_path: Path) -> None:
     """The functions that open a record_function end within it, and were around what it holds."""
 
@@ -478,7 +492,7 @@ def test_ranges_for_nsight_systems_are_opened_and_closed(
     """Those of the stage and of its steps."""
     depth, named = 0, []
 
-    @contextmanager
+    @contextlib.contextmanager
     def nvtx(name: str) -> Iterator[None]:
         nonlocal depth
         depth += 1

@@ -23,6 +23,7 @@ from bench.records import Record, StageRow, UnitSpec, UnitSummary
 from bench.run_folder import Run, read_progress, set_aside
 from bench.worker import MAX_LEFT_OUT, _left_out, is_out_of_memory
 from dipddpm.sources import bundled_objects
+from tests.outcomes import untimed
 from tests.processes import on_linux, wait_until
 from tests.toy import BASE, NUM_CASES, SUITE, new_run, run_all, toy_units
 
@@ -359,14 +360,9 @@ def test_a_cold_unit_gives_the_same_and_is_not_warmed_up(engine: Timed, tmp_path
 def test_both_forms_of_the_worker_give_the_same_records(tmp_path: Path, mine: str) -> None:
     def outcome(engine: Engine, name: str) -> tuple[list[Record], list[object]]:
         done = run_all(new_run(tmp_path / name, engine, ONE_OF_EACH, file=mine), engine)
-        shape: list[object] = [
-            (row.unit, row.key, row.function, row.parents, row.executed, row.artifact_sha256,
-             len(row.step_seconds))
-            for row in done.stage_rows()
-        ]  # fmt: skip
         imports = {bool(one.overhead_seconds["import"]) for one in done.summaries()}
         assert imports == {name == "spawned"}
-        return done.records(), shape
+        return untimed(done)
 
     forked = outcome(ForkserverEngine(), "forked")
     assert [record.status for record in forked[0]].count("ok") == 4

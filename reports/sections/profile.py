@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TypeVar
 
 from bench.records import ProfileRow
 from bench.traces import TraceError
@@ -28,7 +29,7 @@ from reports.figures import svg
 from reports.figures.profile import MemoryCurve, PhaseBar
 from reports.load import without_home
 from reports.tables import LOADING_SETTINGS
-from reports.traces import DEVICE_PARTS, PHASES, Tables, read_tables
+from reports.traces import DEVICE_PARTS, PHASES, Kernel, Operator, Tables, read_tables
 from reports.words import bytes_of, percent, plural, seconds, three
 
 TITLE = "Inside a step: the profiler"
@@ -208,49 +209,55 @@ def _waits(found: list[_Profile]) -> list[Block]:
 
 def _operators(found: list[_Profile]) -> list[Block]:
     on_device = any(one.tables.device for one in found)
-    rows = [
-        [
-            Cell(one.label, one.label),
-            _name(operator.name),
-            _number(operator.calls / one.row.num_steps),
-            _a_step(operator.host_seconds, one),
-            *([_a_step(operator.device_seconds, one)] if on_device else []),
-            _share(so_far, sum(costs)),
+
+    def times(operator: Operator) -> list[float | None]:
+        return [operator.host_seconds, *([operator.device_seconds] if on_device else [])]
+
+    rows = _costliest(found, lambda tables: tables.operators, times)
+    columns = ["host, itself, a step", *(["its kernels, a step"] if on_device else [])]
+    return _named_table("operator", columns, rows)
+
+
+def _kernels(found: list[_Profile]) -> list[Block]:
+    rows = _costliest(found, lambda tables: tables.kernels, lambda kernel: [kernel.seconds])
+    return _named_table("kernel", ["time a step"], rows) if rows else []
+
+
+_Costly = TypeVar("_Costly", bound=Operator | Kernel)
+
+
+def _costliest(
+    found: list[_Profile],
+    of: Callable[[Tables], Sequence[_Costly]],
+    times: Callable[[_Costly], list[float | None]],
+) -> list[list[Cell]]:
+    """A row each: its name, how often a step calls it, its times, and its share with all above."""
+    rows: list[list[Cell]] = []
+    for one in found:
+        costly = of(one.tables)
+        so_far = list(accumulate(each.cost for each in costly))
+        rows += [
+            [
+                Cell(one.label, one.label),
+                _name(each.name),
+                _number(each.calls / one.row.num_steps),
+                *(_a_step(taken, one) for taken in times(each)),
+                _share(cost, so_far[-1]),
+            ]
+            for each, cost in zip(costly[:_TOP], so_far, strict=False)
         ]
-        for one in found
-        for costs in [[operator.cost for operator in one.tables.operators]]
-        for operator, so_far in zip(one.tables.operators[:_TOP], accumulate(costs), strict=False)
-    ]
-    columns = ["stage", "operator", "calls a step", "host, itself, a step"]
-    if on_device:
-        columns.append("its kernels, a step")
-    columns.append("of all, so far")
-    return [Text("", "Costliest operators"), Table(columns, rows, filterable=True)]
+    return rows
+
+
+def _named_table(what: str, times: Sequence[str], rows: list[list[Cell]]) -> list[Block]:
+    columns = ["stage", what, "calls a step", *times, "of all, so far"]
+    return [Text("", f"Costliest {what}s"), Table(columns, rows, filterable=True)]
 
 
 def _a_step(taken: float | None, one: _Profile) -> Cell:
     if taken is None:
         return Cell("–", None)
     return Cell(seconds(taken / one.row.num_steps), taken / one.row.num_steps)
-
-
-def _kernels(found: list[_Profile]) -> list[Block]:
-    rows = [
-        [
-            Cell(one.label, one.label),
-            _name(kernel.name),
-            _number(kernel.calls / one.row.num_steps),
-            _a_step(kernel.seconds, one),
-            _share(so_far, sum(costs)),
-        ]
-        for one in found
-        for costs in [[kernel.seconds for kernel in one.tables.kernels]]
-        for kernel, so_far in zip(one.tables.kernels[:_TOP], accumulate(costs), strict=False)
-    ]
-    if not rows:
-        return []
-    columns = ["stage", "kernel", "calls a step", "time a step", "of all, so far"]
-    return [Text("", "Costliest kernels"), Table(columns, rows, filterable=True)]
 
 
 def _memory(found: list[_Profile]) -> Iterable[Block]:
