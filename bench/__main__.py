@@ -426,6 +426,7 @@ def clean_run(options: argparse.Namespace) -> int:
             run.folder.unlink(missing_ok=True)  # a link to it
             print(f"deleted {run.folder}")
             return 0
+        runner.tidy(run)
         unwanted = [
             *run.all_unfinished(),
             *run.aside(*records.ASIDE),
@@ -527,8 +528,9 @@ def _state(run: Run) -> str:
     summaries = run.summaries()
     if busy := noise.busy(summaries, run.environment.cpu_count):
         said += (
-            f"\nthe machine was busy with something else during {len(busy)} of {len(summaries)} "
-            "units, whose times are no measurement; the report names them"
+            f"\nthe machine was busy with something else during {len(busy)} of "
+            f"{sum(map(noise.is_watched, summaries))} units, whose times are no measurement; the "
+            "report names them"
         )
     return "\n".join([f"records: {said}", *run.altered()])
 

@@ -194,8 +194,9 @@ def watch(run: Run, console: Console) -> None:
         while True:
             for spec in run.plan.units:
                 _look(run, spec, shown, over, under_way)
-            idle = 0 if is_worked_on(run.folder) else idle + 1
-            if idle > (0 if len(over) == len(run.plan.units) else _PATIENCE):
+            worked_on = is_worked_on(run.folder)
+            idle = idle + 1 if worked_on is False else 0
+            if idle > _PATIENCE or (len(over) == len(run.plan.units) and not worked_on):
                 break
             shown.progressed({unit: read_progress(run.unfinished(unit)) for unit in under_way})
             time.sleep(_WATCH_SECONDS)

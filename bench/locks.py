@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench.errors import UserError
 
 _LOCK = "lock"
+# Who only looks whether it is taken has it for a moment.
+_TRIES, _SECONDS_BETWEEN = 5, 0.1
 
 
 def locked(run: Path, *, shared: bool = False) -> contextlib.AbstractContextManager[None]:
@@ -29,24 +32,36 @@ def locked_unit(unit: Path) -> Iterator[None]:
         path.unlink()
 
 
-def is_worked_on(run: Path) -> bool:
-    """Whether any process works on the run, or on a unit of it."""
+def is_worked_on(run: Path) -> bool | None:
+    """Whether any process works on the run, or on a unit of it. None: not known, as the folder
+    cannot be written to."""
     try:
-        with locked(run):
+        with _locked(run / _LOCK, "run", tries=1):
             return False
-    except UserError:
+    except _LockedError:
         return True
+    except UserError:
+        return None
+
+
+class _LockedError(UserError):
+    """Another process has it."""
 
 
 @contextlib.contextmanager
-def _locked(path: Path, what: str, *, shared: bool = False) -> Iterator[None]:
+def _locked(path: Path, what: str, *, shared: bool = False, tries: int = _TRIES) -> Iterator[None]:
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         lock = path.open("a")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     with lock:
-        try:
-            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{what} is being run by another process") from None
+        for left in reversed(range(tries)):
+            try:
+                fcntl.flock(lock, kind | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not left:
+                    raise _LockedError(f"{what} is being run by another process") from None
+                time.sleep(_SECONDS_BETWEEN)
         yield

@@ -39,6 +39,11 @@ class _Sign:
     strength: float
 
 
+def is_watched(summary: UnitSummary) -> bool:
+    """Whether the machine was looked at around a unit, as it is around what is measured."""
+    return bool(summary.probes) or len(summary.machine) > 1
+
+
 def usual_probes(summaries: Iterable[UnitSummary]) -> Usual:
     """What the probes of a run take on a quiet machine: their lower quartile, for what disturbs can
     only slow them, and may do so for most of the run."""
@@ -89,7 +94,8 @@ def drift(summary: UnitSummary, usual: Usual) -> tuple[tuple[float, float], ...]
 
 def tolerances(summary: UnitSummary) -> dict[str, float]:
     """By how much each probe of a unit may be slower than usual."""
-    copy = HOST_COPY_TOLERANCE if summary.gpu is None else PROBE_TOLERANCE
+    on_gpu = summary.gpu is not None or any(state.gpu for state in summary.machine)
+    copy = PROBE_TOLERANCE if on_gpu else HOST_COPY_TOLERANCE
     return {"matmul": PROBE_TOLERANCE, "copy": copy}
 
 

@@ -236,10 +236,12 @@ def _drop_torn_end(path: Path) -> None:
 
 
 def set_aside(folder: Path, why: str) -> None:
-    """UNIT or UNIT.part -> UNIT.busy1, or the next number that is free, with the word in `why`."""
-    unit = folder.with_suffix("") if folder.suffix == UNFINISHED else folder
+    """UNIT, UNIT.part or another UNIT.busy1 -> UNIT.busy1, or the next number that is free, with
+    the word in `why`."""
+    known = _ASIDE.fullmatch(folder.name)
+    unit = known["unit"] if known else folder.name.removesuffix(UNFINISHED)
     number = 1
-    while (aside := unit.with_name(f"{unit.name}{why}{number}")).exists():
+    while (aside := folder.with_name(f"{unit}{why}{number}")).exists():
         number += 1
     folder.rename(aside)
 

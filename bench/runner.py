@@ -115,8 +115,8 @@ def run_units(
 ) -> None:
     """Runs every unit that is not done, each for timeout_seconds at most; returns when all are.
 
-    What was done and is damaged is set aside and run again; so are, in the end and for rerun_share
-    of the run's time at most, the units during which the machine was busy. Parallel only on
+    What was done and is damaged is set aside and run again; so are, in the end and for about
+    rerun_share of the run's time, the units during which the machine was busy. Parallel only on
     different GPUs.
 
     forced: what the records are to say of this machine or these sources
@@ -125,8 +125,7 @@ def run_units(
     """
     slots = [_Slot(name, given) for name, given in engine.slots(run.environment).items()]
     with _disk(run), locked(run.folder), _workers_ended(slots), _Stop(display) as stop:
-        for spec in run.plan.units:
-            _tidy(run, spec)
+        tidy(run)
         for spec in run.done():
             _set_aside_damaged(run, spec, display)
         waiting = [spec for spec in run.plan.units if not run.is_done(spec)]
@@ -158,6 +157,7 @@ def run_unit(
         _Stop(display) as stop,
     ):
         _tidy(run, spec)
+        _keep_quietest(run, spec)
         if not run.is_done(spec):
             _Work(run, engine, display, slots, timeout_seconds, forced, stop, [spec]).do()
 
@@ -212,7 +212,7 @@ class _Work:
             time.sleep(_POLL_SECONDS)
 
     def _give_next(self, slot: _Slot) -> None:
-        spec = _next(self.run, self.waiting)
+        spec = _next(self.run, self.waiting, {one.spec.unit for one in self.slots if one.spec})
         if spec is None:
             return
         damaged = [one for one in self.run.done() if one.unit in spec.needs
@@ -304,6 +304,13 @@ def _disk(run: Run) -> Iterator[None]:
         ) from error
 
 
+def tidy(run: Run) -> None:
+    """What killed workers and runners left goes into its place, or goes."""
+    for spec in run.plan.units:
+        _tidy(run, spec)
+        _keep_quietest(run, spec)
+
+
 def _tidy(run: Run, spec: UnitSpec) -> None:
     """What a killed worker or runner left of a unit: whole, it goes into its place; of a unit that
     is done, and was being measured again, it goes."""
@@ -323,16 +330,16 @@ def _tidy(run: Run, spec: UnitSpec) -> None:
 def _keep_quietest(run: Run, spec: UnitSpec) -> None:
     """Of the attempts at a unit that was measured again, the one that counts is that during which
     the machine was least busy: not the quickest, nor the last."""
+    counting = run.unit_folder(spec.unit)
+    others = [folder for folder in run.aside(records.BUSY, unit=spec.unit) if _is_ok(folder)]
+    if not others or not _is_ok(counting):
+        return
     usual = noise.usual_probes(run.summaries())
 
     def disturbance(folder: Path) -> float:
         summary = records.read(folder / records.SUMMARY, UnitSummary)
         return noise.disturbance(summary, usual, run.environment.cpu_count)
 
-    counting = run.unit_folder(spec.unit)
-    others = [folder for folder in run.aside(records.BUSY, unit=spec.unit) if _is_ok(folder)]
-    if not others or not _is_ok(counting):
-        return
     quietest = min((counting, *others), key=disturbance)
     if quietest != counting:
         set_aside(counting, records.BUSY)
@@ -340,10 +347,13 @@ def _keep_quietest(run: Run, spec: UnitSpec) -> None:
 
 
 def _is_ok(attempt: Path) -> bool:
+    rows = attempt / records.RECORDS
     try:
-        return records.read(attempt / records.SUMMARY, UnitSummary).status == "ok"
+        found = records.read_lines(rows, Record) if rows.exists() else []
+        summary = records.read(attempt / records.SUMMARY, UnitSummary)
     except UserError:  # it counts for nothing
         return False
+    return {summary.status, *(record.status for record in found)} == {"ok"}
 
 
 def _set_aside_damaged(run: Run, spec: UnitSpec, display: Display) -> bool:
@@ -379,14 +389,17 @@ def _busy(run: Run, display: Display, share: float) -> list[UnitSpec]:
 
 
 def _expected_seconds(units: list[UnitSpec], seconds: Mapping[str, float]) -> dict[str, float]:
-    """What units would take on a quiet machine: by the pace of the quicker of their kind, for what
-    was disturbed took longer than it need."""
+    """About what units would take on a quiet machine: by the pace of the quicker of their kind, for
+    what was disturbed took longer than it need. Of units without steps nothing is known."""
     paces: defaultdict[str, list[float]] = defaultdict(list)
     for spec in units:
-        paces[spec.kind].append(seconds[spec.unit] / max(1, spec.num_steps))
+        if spec.num_steps:
+            paces[spec.kind].append(seconds[spec.unit] / spec.num_steps)
     quick = {kind: sorted(found)[(len(found) - 1) // 4] for kind, found in paces.items()}
     return {
-        spec.unit: min(seconds[spec.unit], quick[spec.kind] * max(1, spec.num_steps))
+        spec.unit: min(seconds[spec.unit], quick[spec.kind] * spec.num_steps)
+        if spec.num_steps
+        else seconds[spec.unit]
         for spec in units
     }
 
@@ -400,6 +413,9 @@ def forget_failures(run: Run) -> int:
     failed |= {record.unit for record in run.records() if record.status != "ok"}
     for unit in failed:
         set_aside(run.unit_folder(unit), records.FAILED)
+        # What was measured again, and failed each time, is no result to come back to.
+        for attempt in list(run.aside(records.BUSY, unit=unit)):
+            set_aside(attempt, records.FAILED)
     return len(failed)
 
 
@@ -413,9 +429,9 @@ def _workers_ended(slots: list[_Slot]) -> Iterator[None]:
                 slot.process.kill()
 
 
-def _next(run: Run, waiting: list[UnitSpec]) -> UnitSpec | None:
-    """The first waiting unit whose needs are done."""
-    done = {spec.unit for spec in run.done()}
+def _next(run: Run, waiting: list[UnitSpec], at_work: set[str]) -> UnitSpec | None:
+    """The first waiting unit whose needs are done, and not to be measured again."""
+    done = {spec.unit for spec in run.done()} - {spec.unit for spec in waiting} - at_work
     return next((spec for spec in waiting if done.issuperset(spec.needs)), None)
 
 

@@ -121,6 +121,7 @@ def _main(unfinished: Path, started: float, import_seconds: float) -> None:
             if _disk_is_full(error):
                 raise
             status, text = _failure(error)
+            place.check()
             record_failure(unfinished, spec, status, text)
     if status == "ok":
         try:
@@ -162,12 +163,13 @@ class _Place:
 
     def __init__(self, unfinished: Path) -> None:
         self.path = unfinished
-        self._began = unfinished.stat()
+        # Open, so that no other folder can have its number while this process lives.
+        self._began = os.open(unfinished, os.O_RDONLY)
 
     def check(self) -> None:
         """Ends this process if the folder is no longer the one it began with."""
         try:
-            if os.path.samestat(self.path.stat(), self._began):
+            if os.path.samestat(self.path.stat(), os.fstat(self._began)):
                 return
         except FileNotFoundError:
             pass

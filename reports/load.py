@@ -14,7 +14,7 @@ from safetensors.numpy import load as load_tensors
 
 from bench.errors import UserError
 from bench.errors import plain_text as plain_text
-from bench.noise import Usual, disturbances, usual_probes
+from bench.noise import Usual, disturbances, is_watched, usual_probes
 from bench.records import (
     ASIDE,
     BUSY,
@@ -42,7 +42,7 @@ class Loaded:
     missing: the cases without a record
     missing_units: units of the plan that are not done, those without cases of their own included
     attempts: attempts at units that were kept aside, by the names of their folders
-    busy: those of them that were made while the machine was busy
+    busy: those of them beside which the unit was measured again, or that were to replace it
     profiles: the stages that ran under the profiler; none of their times is in `rows`
     altered: files of rows that are not what was written, in a line each
     """
@@ -74,6 +74,11 @@ class Loaded:
         """The units in the tables during which the machine was busy, with what shows it."""
         found = {summary.unit: self.why_busy(summary) for summary in self.summaries}
         return {unit: why for unit, why in found.items() if why}
+
+    @cached_property
+    def num_watched(self) -> int:
+        """Of how many units it is known whether the machine was busy."""
+        return sum(map(is_watched, self.summaries))
 
     @property
     def resume(self) -> str:

@@ -68,7 +68,7 @@ def test_drift_and_what_was_busy(busy_run: Path) -> None:
 def test_what_was_disturbed_is_marked_where_its_figures_are(busy_run: Path) -> None:
     loaded = load_run(busy_run)
     [unit] = loaded.disturbed
-    assert "busy with something else during 1 of 5 units" in text(section(busy_run, "answer"))
+    assert "busy with something else during 1 of 3 units" in text(section(busy_run, "answer"))
     found = results(loaded, Report(loaded).found)
     marked = found[found["disturbed"].notna()]
     assert set(marked["unit"]) == ({unit} if unit in set(found["unit"]) else set())

@@ -219,7 +219,12 @@ def row_of(packed: bytes) -> ProfileRow:
 
 
 def packed(content: object) -> bytes:
-    return gzip.compress(json.dumps(content).encode())
+    return zipped(json.dumps(content).encode())
+
+
+def zipped(content: bytes) -> bytes:
+    """The same at any time: it becomes the name of a test."""
+    return gzip.compress(content, compresslevel=1, mtime=0)
 
 
 def test_a_trace_is_read_from_its_file(tmp_path: Path, cuda_tables: Tables) -> None:
@@ -234,9 +239,9 @@ STEP = step(2, 0, first_id=1)[0]
     [
         (b"no gzip", "gzip"),
         (packed(cuda_trace())[:-20], "end-of-stream"),
-        (gzip.compress(b"{"), "Expecting"),
-        (gzip.compress(b'"\xff"'), "decode"),
-        (gzip.compress(b"[" * 200_000), "recursion"),
+        (zipped(b"{"), "Expecting"),
+        (zipped(b'"\xff"'), "decode"),
+        (zipped(b"[" * 200_000), "recursion"),
         (packed([]), "no trace"),
         (packed({"traceEvents": {}}), "no trace"),
         (packed({"traceEvents": [1]}), "no trace"),
@@ -267,7 +272,7 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_small_file_of_many_values_is_not_parsed(tmp_path: Path) -> None:
     """Each becomes an object, of some tens of bytes."""
     content = b'{"traceEvents": [' + b"[]," * traces.MAX_VALUES + b"0]}"
-    row = write(tmp_path, gzip.compress(content, compresslevel=1))
+    row = write(tmp_path, zipped(content))
     tracemalloc.start()
     try:
         with pytest.raises(TraceError, match="holds more than 16000000 values"):

@@ -68,7 +68,7 @@ def _not_to_be_trusted(report: Report) -> Iterator[str]:
     if run.disturbed:
         yield (
             f"The machine was busy with something else during {len(run.disturbed)} of "
-            f"{plural(len(run.summaries), 'unit')}: their times are marked in the results, and "
+            f"{plural(run.num_watched, 'unit')}: their times are marked in the results, and "
             "the section on the machine tells with what."
         )
     for text in run.altered:

@@ -20,7 +20,8 @@ def machine(report: Report) -> Section:
     title = "The machine while it ran"
     kept = [summary for summary in run.summaries if summary.probes]
     if not kept:
-        return Section("machine", title, "This run has no probes of the machine.")
+        text = "This run has no probes of the machine."
+        return Section("machine", title, f"{text} {_busy(report)}", _disturbed(report))
     aside = [summary for summary in run.busy if summary.probes]
     probed = sorted((*kept, *aside), key=lambda summary: summary.started or "")
     allowed = tolerances(kept[0])
@@ -34,10 +35,8 @@ def machine(report: Report) -> Section:
         end(ratio for point in points for ratio in (point.matmul, point.copy)) for end in (min, max)
     )
     finding = (
-        f"The machine was busy with something else during {len(run.disturbed)} of "
-        f"{plural(len(kept), 'unit')} in the tables. {plural(len(run.busy), 'more attempt')} at "
-        f"them {'counts' if len(run.busy) == 1 else 'count'} nowhere: that of the quietest machine "
-        f"does. Its probes took from {three(low)} to {three(high)} times what is usual in this run."
+        f"{_busy(report)} Its probes took from {three(low)} to {three(high)} times what is usual "
+        "in this run."
     )
     figure = Figure(
         svg.render(
@@ -56,6 +55,21 @@ def machine(report: Report) -> Section:
         ),
     )
     return Section("machine", title, finding, [figure, *_disturbed(report)])
+
+
+def _busy(report: Report) -> str:
+    run = report.run
+    said = (
+        f"The machine was busy with something else during {len(run.disturbed)} of "
+        f"{plural(run.num_watched, 'unit')} in the tables."
+    )
+    if run.busy:
+        said += (
+            f" {plural(len(run.busy), 'more attempt')} at them "
+            f"{'counts' if len(run.busy) == 1 else 'count'} nowhere: of those that did not fail, "
+            "that of the quietest machine does."
+        )
+    return said
 
 
 def _disturbed(report: Report) -> list[Block]:

@@ -22,7 +22,7 @@ from reports.blocks import (
     Value,
     raw_table,
 )
-from reports.calls import LEAST_SHARE, Call
+from reports.calls import BESIDE, LEAST_SHARE, Call
 from reports.context import Report
 from reports.figures import profile as figures
 from reports.figures import svg
@@ -302,7 +302,11 @@ def _branches(calls: Iterable[Call], profile: _Profile) -> list[Branch]:
     least = LEAST_SHARE * whole
     for call in calls:
         share, module = call.seconds / whole, ""
-        while len(call.callees) == 1 and call.seconds - call.callees[0].seconds < least:
+        while (
+            call.name != BESIDE
+            and len(call.callees) == 1
+            and call.seconds - call.callees[0].seconds < least
+        ):
             module = call.name if call.name.startswith(_MODULE) else module
             (call,) = call.callees
         name = f"{module.removeprefix(_MODULE)}: {call.name}" if module else call.name

@@ -187,9 +187,13 @@ def test_runners_killed_while_measuring_again(
         time.sleep(draw.uniform(0, 1.2))
         background.kill()
         whole.tally(fault, background)
+        # Every attempt that was whole.
+        there = {path.stat().st_ino for path in (run / records.UNITS).iterdir()
+                 if (path / records.SUMMARY).exists()}  # fmt: skip
         assert started(*go_on(whole.suite, run)).end()[0] == 0
         whole.judge(fault, run, {})
         assert list(done_units(run)) == units
+        assert set(done_units(run).values()) <= there
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
