@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -197,7 +198,14 @@ def test_a_report_of_nothing_is_one_line() -> None:
 
 def test_ctrl_c_before_a_unit_is_at_work_is_one_line(toy: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", "run", str(toy), "--out", str(tmp_path / "run")]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # What a shell puts in the background is deaf to Ctrl-C, and that is inherited.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    ) as run:
         assert run.stdout is not None and run.stderr is not None
         assert b"loading torch" in run.stdout.readline()
         run.send_signal(signal.SIGINT)
