@@ -162,11 +162,11 @@ def test_the_steps_of_the_table_are_those_of_the_trace(run: Run, stage: str) -> 
     assert (found.phases["backward"] > 0, found.phases["optimizer"] > 0) == (trained, trained)
     assert found.phases["data loading"] > 0
     # The tree of calls, made another way, has whole steps too, and the same optimizer in them, but
-    # for what takes next to nothing.
+    # for calls that take less than half a hundredth of a step each.
     assert sum(call.seconds for call in found.calls) == pytest.approx(sum(spans), rel=0.01)
     optimizer = [call for call in every(found.calls) if call.name.startswith("Optimizer.")]
     seconds = sum(call.seconds for call in optimizer) / 3
-    assert seconds == pytest.approx(found.phases["optimizer"], abs=0.01 * sum(spans) / 3)
+    assert seconds == pytest.approx(found.phases["optimizer"], abs=0.03 * sum(spans) / 3)
     assert (found.device, found.kernels) == ({}, ())
     assert "convolution" in " ".join(operator.name for operator in found.operators[:8])
     assert max(height for _, height in found.memory["CPU"]) > 0
