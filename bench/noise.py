@@ -69,9 +69,9 @@ def busy(summaries: Iterable[UnitSummary], cpu_count: int) -> dict[str, tuple[st
     """The units of a run that were disturbed, the most first, each with what shows it."""
     units = list(summaries)
     usual = usual_probes(units)
-    found = {one.unit: reasons for one in units if (reasons := disturbances(one, usual, cpu_count))}
-    strength = {one.unit: disturbance(one, usual, cpu_count) for one in units}
-    return dict(sorted(found.items(), key=lambda item: -strength[item[0]]))
+    units.sort(key=lambda one: -disturbance(one, usual, cpu_count))
+    found = {one.unit: disturbances(one, usual, cpu_count) for one in units}
+    return {unit: reasons for unit, reasons in found.items() if reasons}
 
 
 def disturbances(summary: UnitSummary, usual: Usual, cpu_count: int) -> tuple[str, ...]:

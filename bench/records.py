@@ -41,7 +41,8 @@ from bench.versions import upgraded
 # 1: the first.
 # 2: units of kind "shared" in place of "priors"; functions of the user's; skipped images; settings
 #    `protocol`, `condition_on` and those of the nets, loaders, schedules and scores.
-# 3: probes, the state of the machine and its energy; setting `files`; units of kind "profile".
+# 3: probes, the state of the machine and its energy; setting `files`; units of kind "profile";
+#    digests of rows and checkpoints; where a unit ran.
 SCHEMA_VERSION: Final = 3
 
 Status = Literal["ok", "oom", "nan", "error", "killed", "timeout"]

@@ -157,7 +157,6 @@ def run_unit(
         _Stop(display) as stop,
     ):
         _tidy(run, spec)
-        _keep_quietest(run, spec)
         if not run.is_done(spec):
             _Work(run, engine, display, slots, timeout_seconds, forced, stop, [spec]).do()
 
@@ -308,7 +307,6 @@ def tidy(run: Run) -> None:
     """What killed workers and runners left goes into its place, or goes."""
     for spec in run.plan.units:
         _tidy(run, spec)
-        _keep_quietest(run, spec)
 
 
 def _tidy(run: Run, spec: UnitSpec) -> None:
@@ -325,6 +323,7 @@ def _tidy(run: Run, spec: UnitSpec) -> None:
             if _is_ok(attempt):
                 attempt.rename(run.unit_folder(spec.unit))
                 break
+    _keep_quietest(run, spec)
 
 
 def _keep_quietest(run: Run, spec: UnitSpec) -> None:
