@@ -320,7 +320,7 @@ def _tidy(run: Run, spec: UnitSpec) -> None:
     else:
         # It was to make room for a quieter one, or the other way round.
         for attempt in run.aside(records.BUSY, unit=spec.unit):
-            if _is_ok(attempt):
+            if _summary_if_ok(attempt):
                 attempt.rename(run.unit_folder(spec.unit))
                 break
     _keep_quietest(run, spec)
@@ -330,29 +330,34 @@ def _keep_quietest(run: Run, spec: UnitSpec) -> None:
     """Of the attempts at a unit that was measured again, the one that counts is that during which
     the machine was least busy: not the quickest, nor the last."""
     counting = run.unit_folder(spec.unit)
-    others = [folder for folder in run.aside(records.BUSY, unit=spec.unit) if _is_ok(folder)]
-    if not others or not _is_ok(counting):
+    attempts = {
+        folder: summary
+        for folder in (counting, *run.aside(records.BUSY, unit=spec.unit))
+        if (summary := _summary_if_ok(folder))
+    }
+    if counting not in attempts or len(attempts) == 1:
         return
-    usual = noise.usual_probes(run.summaries())
-
-    def disturbance(folder: Path) -> float:
-        summary = records.read(folder / records.SUMMARY, UnitSummary)
-        return noise.disturbance(summary, usual, run.environment.cpu_count)
-
-    quietest = min((counting, *others), key=disturbance)
+    done = (_summary_if_ok(run.unit_folder(one.unit)) for one in run.done())
+    usual = noise.usual_probes(filter(None, done))
+    cpu_count = run.environment.cpu_count
+    quietest = min(
+        attempts, key=lambda folder: noise.disturbance(attempts[folder], usual, cpu_count)
+    )
     if quietest != counting:
         set_aside(counting, records.BUSY)
         quietest.rename(counting)
 
 
-def _is_ok(attempt: Path) -> bool:
+def _summary_if_ok(attempt: Path) -> UnitSummary | None:
+    """How an attempt ended; None if anything in it failed, or it cannot be read: then it counts for
+    nothing, or is damaged."""
     rows = attempt / records.RECORDS
     try:
         found = records.read_lines(rows, Record) if rows.exists() else []
         summary = records.read(attempt / records.SUMMARY, UnitSummary)
-    except UserError:  # it counts for nothing
-        return False
-    return {summary.status, *(record.status for record in found)} == {"ok"}
+    except UserError:
+        return None
+    return summary if {summary.status, *(one.status for one in found)} == {"ok"} else None
 
 
 def _set_aside_damaged(run: Run, spec: UnitSpec, display: Display) -> bool:

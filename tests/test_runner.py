@@ -302,6 +302,17 @@ def test_an_attempt_that_failed_never_takes_the_place_of_one_that_did_not(run: R
     assert run.summary(spec.unit) == summary
 
 
+def test_what_is_damaged_is_mended_though_another_was_measured_again(
+    run: Run, finished: Run, engine: Watched
+) -> None:
+    again, harmed = (spec.unit for spec in run.plan.units if spec.kind == "train")
+    shutil.copytree(run.unit_folder(again), run.unit_folder(f"{again}.busy1"))
+    (run.unit_folder(harmed) / records.SUMMARY).write_text("{")
+    go_on(run, engine)
+    assert engine.asked == [harmed]
+    assert run.records() == finished.records()
+
+
 def test_a_unit_waits_for_what_it_needs_to_be_measured_again(run: Run) -> None:
     shared = next(spec for spec in run.plan.units if spec.kind == "shared")
     user = next(spec for spec in run.plan.units if shared.unit in spec.needs)
