@@ -76,15 +76,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def size_of_missing(whole: Path, run: Path) -> int:
+    """Bytes of those units of the whole run that this run has yet to make."""
+    missing = {spec.unit for spec in Run.open(whole).done()} - set(done_units(run))
+    files = [file for unit in missing for file in Run.open(whole).unit_folder(unit).rglob("*.*")]
+    return sum(file.stat().st_size for file in files)
+
+
 def test_the_disk_is_full(
     whole: Whole, small_disk: Path, draw: random.Random, started: Start
 ) -> None:
     fault, run, filler = "disk full (a small tmpfs)", small_disk / "run", small_disk / "filler"
     make(whole, run, started)
-    wanted = sum(path.stat().st_size for path in (whole.folder / records.UNITS).rglob("*.*"))
-    for share in sorted(draw.random() for _ in range(NUM_FULL)):
+    for _ in range(NUM_FULL):
+        wanted = size_of_missing(whole.folder, run)
         free = shutil.disk_usage(small_disk).free
-        filler.write_bytes(bytes(max(0, int(free - share * 0.7 * wanted))))
+        filler.write_bytes(bytes(max(0, int(free - draw.random() * 0.7 * wanted))))
         background = started(*go_on(whole.suite, run))
         assert_full(background, "No space left on device")
         whole.tally(fault, background)
