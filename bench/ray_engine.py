@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,11 @@ class RayEngine:
         return {f"Ray {what} {i}": {} for i in range(count)}
 
     def start(self, unfinished: Path, environment: Mapping[str, str]) -> Process:
+        if self._is_lost():
+            raise UserError(
+                "the Ray cluster that was started here has ended; nothing that was done is lost, "
+                "go on with `bench resume`"
+            )
         device = records.read(unfinished / records.SPEC, UnitSpec).device
         folder = unfinished.resolve()
         luggage = None
@@ -104,7 +109,15 @@ class RayEngine:
                 luggage = _Luggage.packed(self._storage, folder)
         work = self._remote(_work, device, num_returns="streaming")
         given = {**self._environment, **environment}
-        return _Remote(self._ray, work.remote(str(folder), given, luggage), folder, luggage)
+        answers = work.remote(str(folder), given, luggage)
+        return _Remote(self._ray, answers, folder, luggage, self._is_lost)
+
+    def _is_lost(self) -> bool:
+        """Whether a process has ended of a cluster that was started here.
+
+        Some calls would wait for it for a minute, whereupon Ray ends this process.
+        """
+        return bool(self._ray._private.worker._global_node.dead_processes())
 
     def describe(self, device: str) -> Environment:
         if device == "auto":
@@ -170,13 +183,22 @@ def _check_storage(storage: str) -> None:
 class _Remote:
     """A unit that waits for a node, or is at work on one."""
 
-    def __init__(self, ray: Any, answers: Any, unfinished: Path, luggage: _Luggage | None) -> None:
-        self._ray, self._answers = ray, answers
+    def __init__(
+        self,
+        ray: Any,
+        answers: Any,
+        unfinished: Path,
+        luggage: _Luggage | None,
+        is_lost: Callable[[], bool],
+    ) -> None:
+        self._ray, self._answers, self._is_lost = ray, answers, is_lost
         self._unfinished, self._luggage = unfinished, luggage
         self.begun = False
         self._code: int | None = None
 
     def exit_code(self) -> int | None:
+        if self._code is None and self._is_lost():
+            self._code = -signal.SIGKILL
         while self._code is None and self._ray.wait([self._answers], timeout=0)[0]:
             self._code = self._next()
             self.begun = True
@@ -191,7 +213,10 @@ class _Remote:
         try:
             answer: int | None = self._ray.get(next(self._answers))
             return answer
-        except (errors.NodeDiedError, errors.OutOfMemoryError, errors.WorkerCrashedError):
+        except (
+            errors.LocalRayletDiedError, errors.NodeDiedError, errors.OutOfMemoryError,
+            errors.WorkerCrashedError,
+        ):  # fmt: skip
             return -signal.SIGKILL
         except errors.RayTaskError as error:
             if isinstance(error.cause, OSError):  # of folders, which the user can mend
@@ -201,7 +226,7 @@ class _Remote:
     def kill(self) -> None:
         """Asks its node to, which ends the process of the unit before its own; then makes it."""
         errors = self._ray.exceptions
-        for force in (False, True):
+        for force in () if self._is_lost() else (False, True):
             self._ray.cancel(self._answers, force=force)
             try:
                 while True:

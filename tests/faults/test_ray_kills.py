@@ -99,3 +99,24 @@ def test_of_a_cluster_of_its_own_nobody_is_left(
     code, said = started("resume", run, *NO_RERUNS).end()
     assert code == 0, said
     whole.judge(fault, run, done)
+
+
+@pytest.mark.parametrize("part", ["gcs_server", "raylet"])
+def test_a_cluster_of_its_own_that_dies_is_told(
+    part: str, whole: Whole, tmp_path: Path, started: Start
+) -> None:
+    fault, run = f"SIGKILL of the {part} of a Ray cluster of its own", tmp_path / "run"
+    background = started("run", whole.suite, "--out", run, *ON_RAY)
+    in_the_middle(run)
+    (process,) = (one for one in background.living() if one.name() == part)
+    send(process, signal.SIGKILL)
+    code, said = background.end()
+    assert code == 2 and "Traceback" not in said, said
+    [line] = [line for line in said.splitlines() if line.startswith("bench:")]
+    assert "has ended" in line and "nothing that was done is lost" in line
+    whole.tally(fault, background)
+    assert workers(tmp_path) == []
+    done = done_units(run)
+    code, said = started("resume", run, *NO_RERUNS).end()
+    assert code == 0, said
+    whole.judge(fault, run, done)
