@@ -16,7 +16,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from bench.run_folder import artifact_file
-from dipddpm.dip import Priors
+from dipddpm.dip import Initialisation, Priors
 from dipddpm.features import Features
 from dipddpm.images import ImageSet
 from dipddpm.sampling import Samples
@@ -24,7 +24,9 @@ from dipddpm.scoring import Scores
 from dipddpm.training import TrainedNet
 
 # What a file may hold, by the name it is marked with.
-_KINDS = {kind.__name__: kind for kind in (Features, ImageSet, Priors, Samples, Scores)}
+_KINDS = {
+    kind.__name__: kind for kind in (Features, ImageSet, Initialisation, Priors, Samples, Scores)
+}
 
 
 class ArtifactError(Exception):

@@ -117,7 +117,8 @@ class RayEngine:
 
         Some calls would wait for it for a minute, whereupon Ray ends this process.
         """
-        return bool(self._ray._private.worker._global_node.dead_processes())
+        node: Any = self._ray._private.worker._global_node
+        return bool(node.dead_processes())
 
     def describe(self, device: str) -> Environment:
         if device == "auto":

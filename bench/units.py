@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -180,7 +181,7 @@ def _train_unit(cases: tuple[Case, ...], needs: tuple[str, ...], **given: Any) -
         config.schedule.beta_schedule.split("_")[0],
     ]  # fmt: skip
     num_steps = config.milestones[-1] * config.steps_per_epoch + sum(
-        outcome.sampling.num_inference_steps for outcome in config.outcomes
+        _num_sampling_steps(outcome.sampling) for outcome in config.outcomes
     )
     name = _unit_name(words, cases)
     return UnitSpec(unit=name, kind="train", cases=cases, needs=needs, num_steps=num_steps, **given)
@@ -192,19 +193,32 @@ def _shared_unit(cases: tuple[Case, ...], **given: Any) -> UnitSpec:
     sampling = first.outcomes[0].sampling
     counts = [config.data.num_images for config in configs]
     if targets_priors(first.train_on):
-        what = "priors-train"
-        num_steps = first.dip.num_iter * _num_chunks(counts, first.dip)
+        what, fitted = "priors-train", [counts]
     elif first.condition_on == "dip":
-        what = "priors-condition"
-        chunks = _num_chunks(counts, first.dip) + _num_chunks([first.data.num_held_out], first.dip)
-        num_steps = first.dip.num_iter * chunks
+        what, fitted = "priors-condition", [counts, [first.data.num_held_out]]
     elif starts_from_priors(sampling.start_from):
         what, counts = "priors-held-out", [sampling.num_samples]
-        num_steps = first.dip.num_iter * _num_chunks(counts, first.dip)
+        fitted = [counts]
     else:
-        what, counts, num_steps = "features", [first.data.num_held_out], 0
+        what, counts, fitted = "features", [first.data.num_held_out], []
+    num_steps = sum(_num_iterations(first, some, given["device"]) for some in fitted)
     name = _unit_name([what, max(counts)], cases)
     return UnitSpec(unit=name, kind="shared", cases=cases, num_steps=num_steps, **given)
+
+
+def _num_sampling_steps(sampling: SamplingConfig) -> int:
+    batches = math.ceil(sampling.num_samples / (sampling.samples_per_batch or sampling.num_samples))
+    return batches * sampling.num_inference_steps
+
+
+def _num_iterations(config: PipelineConfig, counts: list[int], device: str) -> int:
+    """Of the fits of so many images."""
+    dip = config.dip
+    if dip.backend_on(device, config.data.image_size) == "loop":
+        fits = _num_fitted(counts, dip)
+    else:
+        fits = _num_chunks(counts, dip)
+    return fits * dip.num_iter + (dip.warm_start_iter if dip.warm_start == "learned" else 0)
 
 
 def _profile_units(cases: Iterable[Case], **given: Any) -> list[UnitSpec]:
@@ -230,6 +244,12 @@ def _num_chunks(counts: Iterable[int], dip: DIPConfig) -> int:
     known = set(counts)
     whole, rests = max(known) // dip.images_per_fit, [n for n in known if n % dip.images_per_fit]
     return whole + len(rests)
+
+
+def _num_fitted(counts: Iterable[int], dip: DIPConfig) -> int:
+    """Images in those fits."""
+    known, at_once = set(counts), dip.images_per_fit
+    return max(known) // at_once * at_once + sum(count % at_once for count in known)
 
 
 def _unit_name(words: list[Any], cases: tuple[Case, ...]) -> str:

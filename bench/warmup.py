@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from dipddpm.config import DIPConfig, LoaderConfig, SamplingConfig, TrainingConfig, unwatched
-from dipddpm.dip import fit_priors
+from dipddpm.dip import fit_priors, learn_initialisation
 from dipddpm.encoded import EncodedImages
 from dipddpm.images import ImageSet, encode, prepare
 from dipddpm.sampling import sample
@@ -79,8 +79,16 @@ def _priors(arguments: dict[str, Any]) -> None:
     fit_priors(**arguments)
 
 
+def _initialisation(arguments: dict[str, Any]) -> None:
+    dip: DIPConfig = arguments["dip"]
+    few = min(_ITERATIONS, dip.warm_start_iter)
+    arguments["dip"] = dataclasses.replace(dip, warm_start_iter=few)
+    learn_initialisation(**arguments)
+
+
 _WARM_UPS: dict[Callable[..., Any], Callable[[dict[str, Any]], None]] = {
     train_ddpm: _training,
     sample: _sampling,
     fit_priors: _priors,
+    learn_initialisation: _initialisation,
 }

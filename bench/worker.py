@@ -9,9 +9,10 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,12 +39,13 @@ from bench.records import (
 from bench.run_folder import finish_unit, record_failure
 from bench.warmup import wake, warm_up
 from dipddpm.config import Context, OutcomeConfig
-from dipddpm.dip import fit_priors
+from dipddpm.dip import fit_priors, learn_initialisation
 from dipddpm.guard_rails import guard_rails
 from dipddpm.lookup import look_in, source_file
 from dipddpm.pipeline import Outcome, attempts, make_shared
 from dipddpm.sources import ImageSource, open_source
 
+_FITS: frozenset[Callable[..., Any]] = frozenset({fit_priors, learn_initialisation})
 # How many unusable files the warnings of a record name.
 MAX_LEFT_OUT = 20
 
@@ -94,7 +96,7 @@ def _main(unfinished: Path, started: float, import_seconds: float) -> None:
             spans,
             counter=SharedCounter(unfinished / records.PROGRESS),
             # A fit just before would speed up the training that follows it in the same process.
-            refused=frozenset({fit_priors}) if spec.kind == "train" else frozenset(),
+            refused=_FITS if spec.kind == "train" else frozenset(),
             warm=None if spec.cold else warm_up,
         )
     probes: list[Probe] = []

@@ -51,12 +51,17 @@ ConditionOn = Literal["nothing", "dip"]
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 PredictionType = Literal["epsilon", "v_prediction"]
 LRSchedule = Literal["constant", "cosine"]
-MixedPrecision = Literal["no", "fp16"]
+MixedPrecision = Literal["no", "fp16", "bf16"]
+Attention = Literal["sdpa", "eager"]
+Compile = Literal["no", "model", "blocks"]
+TF32 = Literal["no", "convolutions", "all"]
 Task = Literal["generate", "restore"]
 TimestepSpacing = Literal["leading", "trailing"]
 PriorTarget = Literal["unit", "signed"]
 NetInput = Literal["own", "shared"]
-EarlyStopping = Literal["none", "es_wmv"]
+EarlyStopping = Literal["none", "es_wmv", "psnr"]
+Backend = Literal["auto", "loop", "grouped"]
+WarmStart = Literal["none", "learned"]
 ScoreRange = Literal["common", "mixed"]
 
 # Two sets of 16 real images differ by a KID of 0.012 (one standard deviation), of 100 by 0.0018:
@@ -123,25 +128,60 @@ class DIPConfig:
     # Standard deviation of the noise added to the input at each iteration, beside the input's own.
     reg_noise_std: float = 0.0
     # "es_wmv": the iterate at the least variance over a window of iterates (Wang et al. 2021,
-    # arXiv 2112.06074); the fit ends `es_patience` iterations after it.
+    # arXiv 2112.06074); the fit ends `es_patience` iterations after it. "psnr": the first iterate
+    # that has `es_psnr` dB to what it is fitted to, where the fit ends.
     early_stopping: EarlyStopping = "none"
     es_window: int = 100
     es_patience: int = 1000
+    es_psnr: float = 30.0
+    # "learned": from the weights of a fit to one image that is none of those fitted, of
+    # `warm_start_iter` iterations, which the bill holds. "none": from weights of each net's own.
+    warm_start: WarmStart = "none"
+    warm_start_iter: int = 100
     # Of the skip net; the published sizes, for images from 64 pixels.
     skip_levels: int = 5
     skip_channels: int = 128
     # Images fitted together. A fit does not depend on it; the reuse of fits between data sizes
     # does: prefixes share whole chunks.
     images_per_fit: int = 16
+    # "grouped": their nets side by side, as one; "loop": net after net. See `backend_on`.
+    backend: Backend = "auto"
+    # How the nets are run, as in training: see `Levers`. A layout of None is channels_last on a
+    # CPU.
+    prior_precision: MixedPrecision = "no"
+    prior_channels_last: bool | None = None
+    prior_tf32: TF32 = "convolutions"
+    prior_cuda_graph: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)
-        at_least(self, 1, "num_iter", "images_per_fit", "es_patience")
+        at_least(self, 1, "num_iter", "images_per_fit", "es_patience", "warm_start_iter")
         at_least(self, 1, "skip_levels", "skip_channels")
         at_most(self, 10, "skip_levels")
         at_least(self, 2, "es_window")
         at_least(self, 0, "reg_noise_std")
-        above_zero(self, "prior_learning_rate")
+        above_zero(self, "prior_learning_rate", "es_psnr")
+
+    def levers_on(self, device: str) -> Levers:
+        """How the nets are run on a device of that kind."""
+        layout = self.prior_channels_last
+        return Levers(
+            self.prior_precision,
+            device == "cpu" if layout is None else layout,
+            self.prior_tf32,
+            cuda_graph=self.prior_cuda_graph,
+        )
+
+    def backend_on(self, device: str, image_size: int) -> Backend:
+        """The backend that "auto" stands for on a device of that kind, by what has been measured.
+
+        On two CPU cores nets side by side take 0.2 of the time of net after net at 16 pixels and
+        0.3-0.6 at 32, where most of it goes into starting operations; from 64 on the convolutions
+        of one net are the quicker ones (the suite `speed-cpu`).
+        """
+        if self.backend != "auto":
+            return self.backend
+        return "loop" if device == "cpu" and image_size >= 64 else "grouped"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +245,28 @@ class NoiseScheduleConfig:
             )
 
 
+@dataclass(frozen=True)
+class Levers:
+    """How a net is run, in training or in sampling; but for the precision it moves no result.
+
+    precision: of convolutions and matrix products ("no": that of the weights)
+    channels_last: the layout of images and weights in memory
+    tf32: on CUDA, in which float32 products take 10 bits of mantissa; torch's own: convolutions
+    attention: "sdpa": torch's fused attention; "eager": softmax and two matrix products
+    compile: by torch.compile, the whole net, or each of its blocks, which compiles equal ones once
+    cuda_graph: on CUDA, a step is recorded once for each shape and played again in one launch
+    num_threads: on a CPU
+    """
+
+    precision: MixedPrecision = "no"
+    channels_last: bool = False
+    tf32: TF32 = "convolutions"
+    attention: Attention = "sdpa"
+    compile: Compile = "no"
+    cuda_graph: bool = False
+    num_threads: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """The training loop: AdamW and an exponential moving average of the weights (EMA)."""
@@ -220,16 +282,42 @@ class TrainingConfig:
     # losses are of the averaged weights; 0 takes the weights themselves.
     ema_decay: float = 0.9999
     ema_ramp: bool = True
-    # On CUDA; a CPU trains in float32 whatever this says.
+    # fp16 is for CUDA; a CPU trains in float32 in its place.
     mixed_precision: MixedPrecision = "no"
+    # Parts that a batch is cut into, to take less memory; their gradients are added up.
+    gradient_accumulation_steps: int = 1
+    # What follows moves a result by its rounding alone: see `Levers`.
+    channels_last: bool = False
+    tf32: TF32 = "convolutions"
+    attention: Attention = "sdpa"
+    compile: Compile = "no"
+    cuda_graph: bool = False
+    # One kernel for all weights in place of several for each; and so for their average.
+    fused_adamw: bool = True
+    foreach_ema: bool = True
+    # Of a CPU; None leaves them as they are.
+    num_threads: int | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
-        at_least(self, 1, "batch_size")
+        at_least(self, 1, "batch_size", "gradient_accumulation_steps", "num_threads")
+        at_most(self, self.batch_size, "gradient_accumulation_steps")
+        at_most(self, 1024, "num_threads")
         at_least(self, 0, "lr_warmup_steps")
         above_zero(self, "learning_rate", "max_grad_norm")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        if self.cuda_graph and not self.fused_adamw:
+            # It would wait for the device, which a graph cannot.
+            raise ValueError("fused_adamw must be true with cuda_graph, got False")
+
+    @property
+    def levers(self) -> Levers:
+        """How the net is run."""
+        return Levers(
+            self.mixed_precision, self.channels_last, self.tf32, self.attention,
+            self.compile, self.cuda_graph, self.num_threads,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,11 +356,21 @@ class SamplingConfig:
     t0: int | None = None
     start_image_weight: float | None = None
     start_noise_weight: float | None = None
+    # None: all at once, or half as many, and so on, where that takes more memory than there is. The
+    # samples of "ddpm" depend on it, whose noise is drawn for all of a batch.
+    samples_per_batch: int | None = None
+    # How the net is run, as in training: see `Levers`.
+    sampling_precision: MixedPrecision = "no"
+    sampling_channels_last: bool = False
+    sampling_tf32: TF32 = "convolutions"
+    sampling_attention: Attention = "sdpa"
+    sampling_compile: Compile = "no"
+    sampling_cuda_graph: bool = False
     restoration: RestorationConfig = RestorationConfig()
 
     def __post_init__(self) -> None:
         check_types(self)
-        at_least(self, 1, "num_samples", "t0")
+        at_least(self, 1, "num_samples", "t0", "samples_per_batch")
         at_least(self, 0, "num_inference_steps", "start_image_weight", "start_noise_weight")
         at_most(self, 1000, "start_image_weight", "start_noise_weight")
         if self.num_inference_steps == 0 and self.start_from == "noise":
@@ -297,6 +395,14 @@ class SamplingConfig:
                 f"start_from = {self.start_from} re-creates an image it was given: "
                 "task must be 'restore', got 'generate'"
             )
+
+    @property
+    def levers(self) -> Levers:
+        """How the net is run."""
+        return Levers(
+            self.sampling_precision, self.sampling_channels_last, self.sampling_tf32,
+            self.sampling_attention, self.sampling_compile, self.sampling_cuda_graph,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

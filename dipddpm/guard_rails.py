@@ -92,7 +92,7 @@ def _sigmoid_with_signed_target(config: PipelineConfig) -> Iterator[str]:
 
 def _early_stopping(config: PipelineConfig) -> Iterator[str]:
     dip = config.dip
-    if dip.early_stopping == "none" or not _fits_priors(config):
+    if dip.early_stopping != "es_wmv" or not _fits_priors(config):
         return
     if dip.es_window > dip.num_iter:
         yield (
@@ -141,9 +141,17 @@ def _too_few_for_features(config: PipelineConfig) -> Iterator[str]:
 
 
 def _precision(config: PipelineConfig, device: str) -> Iterator[str]:
-    precision = config.training.mixed_precision
-    if precision != "no" and not device.startswith("cuda"):
-        yield f"mixed_precision = {precision} is for CUDA: this ran in float32 on {device}"
+    if device.startswith("cuda"):
+        return
+    asked = {
+        "mixed_precision": config.training.mixed_precision,
+        "prior_precision": config.dip.prior_precision if _fits_priors(config) else "no",
+    }
+    precisions = {one.sampling.sampling_precision for one in config.outcomes}
+    asked["sampling_precision"] = "fp16" if "fp16" in precisions else "no"
+    for name, precision in asked.items():
+        if precision == "fp16":
+            yield f"{name} = fp16 is for CUDA: this ran in float32 on {device}"
 
 
 _ALL: tuple[Callable[[PipelineConfig], Iterator[str]], ...] = (

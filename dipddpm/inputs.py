@@ -19,7 +19,7 @@ from dipddpm.config import (
     SamplingConfig,
 )
 from dipddpm.degradation import degrade
-from dipddpm.dip import Priors, fit_priors, join
+from dipddpm.dip import Initialisation, Priors, fit_priors, join, learn_initialisation
 from dipddpm.encoded import EncodedImages
 from dipddpm.features import Features, extract_features
 from dipddpm.images import ImageSet, TrainingImages, encode, prepare, take, to_eight_bits
@@ -101,14 +101,14 @@ class Inputs:
 
     @cached_property
     def training_fits(self) -> tuple[Priors, ...]:
-        return self._fits(self.files, len(self.files))
+        return self._fits(self.files, len(self.files), self.images.held_out)
 
     @cached_property
     def degraded_training_fits(self) -> tuple[Priors, ...]:
         """Of the training images with the noise that held-out images will have."""
         sigma = self.config.outcomes[0].sampling.restoration.degradation_sigma
         degraded = self.stages(degrade, self.training, sigma, self.context, part="training")
-        return self._fits(degraded, len(self.files), originals=self.training)
+        return self._fits(degraded, len(self.files), self.images.held_out, originals=self.training)
 
     def start_fits(self, sampling: SamplingConfig) -> tuple[Priors, ...]:
         """Of the degraded held-out images that are restored."""
@@ -117,7 +117,9 @@ class Inputs:
     def _held_out_fits(self, degradation_sigma: float, count: int) -> tuple[Priors, ...]:
         return self.once(
             ("held-out fits", degradation_sigma, count),
-            lambda: self._fits(self.degraded(degradation_sigma), count, originals=self.originals),
+            lambda: self._fits(
+                self.degraded(degradation_sigma), count, self.images.train, originals=self.originals
+            ),
         )
 
     def joined(self, fits: tuple[Priors, ...]) -> ImageSet:
@@ -216,12 +218,21 @@ class Inputs:
         return images if count == whole else self.stages(take, images, 0, count)
 
     def _fits(
-        self, images: EncodedImages | ImageSet, count: int, *, originals: ImageSet | None = None
+        self,
+        images: EncodedImages | ImageSet,
+        count: int,
+        others: EncodedImages,
+        *,
+        originals: ImageSet | None = None,
     ) -> tuple[Priors, ...]:
-        """Of the first `count` images, in chunks of images_per_fit: a prefix shares its chunks."""
-        fits = []
-        for first in range(0, count, self.config.dip.images_per_fit):
-            last = min(first + self.config.dip.images_per_fit, count)
+        """Of the first `count` images, in chunks of images_per_fit: a prefix shares its chunks.
+
+        others: none of them is among the images
+        """
+        dip, fits = self.config.dip, []
+        initialisation = self._initialisation(others) if dip.warm_start == "learned" else None
+        for first in range(0, count, dip.images_per_fit):
+            last = min(first + dip.images_per_fit, count)
             if isinstance(images, EncodedImages):
                 chunk = self._prepared(images[first:last])
             else:
@@ -230,10 +241,25 @@ class Inputs:
             fit = self.stages(
                 fit_priors,
                 chunk,
-                self.config.dip,
+                dip,
                 self.context,
                 first_index=first,
                 originals=clean,
+                initialisation=initialisation,
             )
             fits.append(fit)
         return tuple(fits)
+
+    def _initialisation(self, others: EncodedImages) -> Initialisation:
+        if not len(others):
+            raise ValueError(
+                "warm_start = learned takes an image that is none of those fitted, and there is "
+                "none: the source has no held-out image"
+            )
+        one = others[:1]
+        return self.once(
+            ("initialisation", one.digest),
+            lambda: self.stages(
+                learn_initialisation, self._prepared(one), self.config.dip, self.context
+            ),
+        )

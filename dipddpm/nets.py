@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,30 @@ class GroupedNets(nn.Module, ABC):
                 with torch.no_grad():
                     parameter.copy_(torch.stack(drawn).view_as(parameter))
 
+    def initialise_alike(self, weights: Mapping[str, Tensor]) -> None:
+        """Gives each net these weights: the parameters of one net, by name."""
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                parameter.copy_(torch.cat([weights[name]] * self.num_nets))
+
+    def keep(self, kept: Tensor) -> None:
+        """Drops all nets but those of the indices `kept`, (K,) int64 on the nets' device.
+
+        Parameters stay the same objects, so an optimizer goes on with them once its state has been
+        cut likewise (`kept_of`).
+        """
+        for layer in self.modules():
+            for tensor in (*layer._parameters.values(), *layer._buffers.values()):
+                if tensor is not None and tensor.ndim:
+                    tensor.data = kept_of(tensor.data, self.num_nets, kept)
+            if isinstance(layer, nn.Conv2d):
+                layer.groups = len(kept)
+                layer.in_channels = layer.in_channels // self.num_nets * len(kept)
+                layer.out_channels = layer.out_channels // self.num_nets * len(kept)
+            elif isinstance(layer, nn.BatchNorm2d):
+                layer.num_features = layer.num_features // self.num_nets * len(kept)
+        self.num_nets = len(kept)
+
     def conv(self, c_in: int, c_out: int, kernel: int, **kwargs: int | str) -> nn.Conv2d:
         """A convolution from c_in to c_out channels of each net, of the same size at stride 1."""
         return nn.Conv2d(
@@ -89,7 +113,7 @@ class GroupedNets(nn.Module, ABC):
 
     def _apart(self, x: Tensor) -> Tensor:
         """From (1, num_nets * C, H, W) to (num_nets, C, H, W)."""
-        return x.view(self.num_nets, -1, *x.shape[-2:])
+        return x.reshape(self.num_nets, -1, *x.shape[-2:])
 
 
 class PaperNet(GroupedNets):
@@ -179,6 +203,12 @@ class SkipNet(GroupedNets):
     def _joined(self, *parts: Tensor) -> Tensor:
         """The channels of all parts, those of each net beside each other."""
         return self._side_by_side(torch.cat([self._apart(part) for part in parts], dim=1))
+
+
+def kept_of(tensor: Tensor, num_nets: int, kept: Tensor) -> Tensor:
+    """The rows of the nets `kept`, of a tensor that holds those of num_nets nets one by one."""
+    rows = torch.arange(len(tensor), device=tensor.device).view(num_nets, -1)[kept].flatten()
+    return tensor.index_select(0, rows)
 
 
 NETS: dict[str, type[GroupedNets]] = {"paper": PaperNet, "skip": SkipNet}

@@ -7,7 +7,7 @@ timesteps of diffusers they give what its pipelines and schedulers give.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +29,7 @@ from dipddpm.config import (
 from dipddpm.degradation import seeded_noise
 from dipddpm.diffusion import conditioned, load_unet, x_0_and_eps
 from dipddpm.images import ImageSet
+from dipddpm.levers import Recorded, arrange, dtype_of, in_force
 from dipddpm.training import TrainedNet
 
 
@@ -56,39 +57,78 @@ def sample(
     *,
     condition: ImageSet | None = None,
 ) -> Samples:
-    """num_samples images from the EMA weights, in one batch.
+    """num_samples images from the EMA weights.
 
     start: the start images S, of which the first num_samples are used; None starts from noise.
     condition: what the net is given beside x_t, of which the first num_samples are used.
     """
-    device = torch.device(context.device)
+    device, levers = torch.device(context.device), sampling.levers
     in_channels = 3 if condition is None else 6
     model = load_unet(unet, image_size, trained.ema_weights, in_channels=in_channels)
-    model = model.to(device).eval().requires_grad_(False)
-    given = None if condition is None else condition.pixels[: sampling.num_samples].to(device)
+    dtype = dtype_of(levers, device)
+    model = model.to(device, dtype).eval().requires_grad_(False)
+    arrange(model, levers)
     abar = alphas_cumprod(schedule)
     # A timestep made of a number at each step would be copied, and waited for.
     on_device = torch.arange(len(abar), device=device)
 
-    def denoiser(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        prediction = model(conditioned(x, given), on_device[t]).sample
-        return x_0_and_eps(prediction, x, abar[t], schedule.prediction_type)
+    def predict(net_input: Tensor, timestep: Tensor) -> Tensor:
+        prediction: Tensor = model(net_input, timestep).sample
+        return prediction
+
+    run = Recorded(predict) if levers.cuda_graph and device.type == "cuda" else predict
+    layout = torch.channels_last if levers.channels_last else torch.contiguous_format
 
     point = start_point(sampling, schedule)
     noise = start_noise(sampling.num_samples, image_size, context.seed)
-    x = noise if start is None else point.a * start.pixels[: sampling.num_samples] + point.b * noise
+    x_start = (
+        noise if start is None else point.a * start.pixels[: sampling.num_samples] + point.b * noise
+    ).to(device)
+    given = None if condition is None else condition.pixels[: sampling.num_samples].to(device)
+    timesteps = spaced_timesteps(point.t0, sampling.num_inference_steps, sampling.timestep_spacing)
     generator = torch.Generator(device).manual_seed(derive_seed(context.seed, "ancestral"))
-    with torch.inference_mode():
-        images = SAMPLERS[sampling.sampler](
+
+    def batch(first: int, last: int) -> Tensor:
+        beside = None if given is None else given[first:last]
+
+        def denoiser(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
+            net_input = conditioned(x, beside).to(dtype, memory_format=layout)
+            prediction = run(net_input, on_device[t]).float()
+            return x_0_and_eps(prediction, x, abar[t], schedule.prediction_type)
+
+        return SAMPLERS[sampling.sampler](
             denoiser,
-            x.to(device),
-            spaced_timesteps(point.t0, sampling.num_inference_steps, sampling.timestep_spacing),
+            x_start[first:last],
+            timesteps,
             abar,
             generator=generator,
             watch=context.watch,
         )
+
+    with in_force(levers), torch.inference_mode():
+        images = _in_batches(batch, sampling.num_samples, sampling.samples_per_batch)
     # Out of inference mode, so that the result is a tensor like any other.
     return Samples(images.float().cpu().clone())
+
+
+def _in_batches(batch: Callable[[int, int], Tensor], num_samples: int, size: int | None) -> Tensor:
+    """The samples from `first` to before `last`, batch after batch, put together.
+
+    size: None for as many as memory holds. Raises torch.OutOfMemoryError if not even one, or not
+    as many as asked, can be.
+    """
+    at_once = num_samples if size is None else size
+    parts: list[Tensor] = []
+    first = 0
+    while first < num_samples:
+        try:
+            parts.append(batch(first, min(first + at_once, num_samples)))
+            first += at_once
+        except torch.OutOfMemoryError:
+            if size is not None or at_once == 1:
+                raise
+            at_once = math.ceil(at_once / 2)
+    return torch.cat(parts)
 
 
 def as_samples(start: ImageSet) -> Samples:

@@ -26,6 +26,7 @@ from dipddpm.diffusion import (
     training_target,
 )
 from dipddpm.images import ImageSet, TrainingImages
+from dipddpm.levers import Recorded, arrange, dtype_of, in_force
 from dipddpm.loaders import Batches
 
 
@@ -98,27 +99,25 @@ def train_ddpm(
 
     generator = torch.Generator(device)
     losses = []
-    for step, batch in enumerate(context.watch(batches), learner.first_step):
-        generator.manual_seed(derive_seed(context.seed, "training step", step))
-        if device.type == "cuda":
-            batch = batch.pin_memory()  # from pageable memory the host would wait for the copy
-        batch = batch.to(device, non_blocking=True)
-        if loading.flip == "device":
-            batch = _random_flips(batch, generator)
-        clean, given = batch[:, :3], None if condition is None else batch[:, 3:]
-        noise = torch.randn(clean.shape, generator=generator, device=device)
-        # One u serves every T: t = floor(u T). float64, so that u T stays below T.
-        u = torch.rand(len(clean), generator=generator, device=device, dtype=torch.float64)
-        timesteps = (u * schedule.num_train_timesteps).long()
-        # diffusers asks for an IntTensor and indexes with it, for which torch wants int64.
-        noisy = noise_scheduler.add_noise(clean, noise, timesteps)  # type: ignore[arg-type]
-        abar_t = abar[timesteps].view(-1, 1, 1, 1)
-
-        prediction = learner.predict(conditioned(noisy, given), timesteps)
-        target = training_target(schedule.prediction_type, clean, noise, abar_t)
-        loss = (prediction - target).square().mean()
-        learner.step(loss, step, num_steps)
-        losses.append(loss.detach())
+    with in_force(training.levers):
+        for step, batch in enumerate(context.watch(batches), learner.first_step):
+            generator.manual_seed(derive_seed(context.seed, "training step", step))
+            if device.type == "cuda":
+                batch = batch.pin_memory()  # from pageable memory the host would wait for the copy
+            batch = batch.to(device, non_blocking=True)
+            if loading.flip == "device":
+                batch = _random_flips(batch, generator)
+            clean, given = batch[:, :3], None if condition is None else batch[:, 3:]
+            noise = torch.randn(clean.shape, generator=generator, device=device)
+            # One u serves every T: t = floor(u T). float64, so that u T stays below T.
+            u = torch.rand(len(clean), generator=generator, device=device, dtype=torch.float64)
+            timesteps = (u * schedule.num_train_timesteps).long()
+            # diffusers asks for an IntTensor and indexes with it, for which torch wants int64.
+            noisy = noise_scheduler.add_noise(clean, noise, timesteps)  # type: ignore[arg-type]
+            abar_t = abar[timesteps].view(-1, 1, 1, 1)
+            target = training_target(schedule.prediction_type, clean, noise, abar_t)
+            learner.set_rates(step, num_steps)
+            losses.append(learner.step(conditioned(noisy, given), timesteps, target))
 
     return learner.trained_net(epochs, losses)
 
@@ -126,7 +125,7 @@ def train_ddpm(
 class _Learner:
     """The net and all that changes with it: its optimizer, averaged weights and loss scaling.
 
-    model: with the weights of `resume_from`, as its own
+    model: on the device, with the weights of `resume_from`, as its own
 
     With fp16, the forward pass runs under autocast and the loss is scaled, as accelerate does it.
     A step whose gradients overflow moves no weight but counts for the learning rate; accelerate
@@ -141,11 +140,19 @@ class _Learner:
         resume_from: TrainedNet | None,
     ) -> None:
         self.model, self.training, self.device = model, training, device
-        self.fp16 = training.mixed_precision == "fp16" and device.type == "cuda"
+        arrange(model, training.levers)
+        self.dtype = dtype_of(training.levers, device)
+        self.recorded = training.cuda_graph and device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=training.learning_rate, fused=True
+            model.parameters(),
+            # A recorded step reads it from where it lies.
+            lr=torch.tensor(training.learning_rate, device=device)
+            if self.recorded
+            else training.learning_rate,
+            fused=training.fused_adamw,
+            capturable=self.recorded,
         )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.fp16)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.first_epoch, self.losses_before = 0, torch.zeros(0)
         # The tensors themselves: it always holds the weights as they are.
         self.weights = model.state_dict()
@@ -156,30 +163,63 @@ class _Learner:
             self.first_epoch, self.losses_before = resume_from.epochs, resume_from.losses
             ema_weights = resume_from.ema_weights
         self.ema_weights = _copied(ema_weights)
+        # 1 - decay
+        self.ema_rate = torch.zeros((), device=device) if self.recorded else 0.0
+        self.step = Recorded(self._step, self._changes) if self.recorded else self._step
 
     @property
     def first_step(self) -> int:
         return len(self.losses_before)
 
-    def predict(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.float16, enabled=self.fp16):
-            prediction: Tensor = self.model(x, timesteps).sample
-        return prediction.float()
+    def set_rates(self, step: int, num_steps: int) -> None:
+        """The rates of a step, of the weights and of their average."""
+        rate = self.training.learning_rate * learning_rate_factor(step, num_steps, self.training)
+        for group in self.optimizer.param_groups:
+            group["lr"] = _set(group["lr"], rate)
+        self.ema_rate = _set(self.ema_rate, 1 - ema_decay_at(step, self.training))
 
-    def step(self, loss: Tensor, step: int, num_steps: int) -> None:
-        """Moves the weights, and the averaged ones after them; nothing waits for the device."""
-        self.scaler.scale(loss).backward()
+    def _step(self, net_input: Tensor, timesteps: Tensor, target: Tensor) -> Tensor:
+        """Moves the weights, and the averaged ones after them; nothing waits for the device.
+
+        Returns the loss, of the whole batch whatever its parts.
+        """
+        loss = torch.zeros((), device=self.device)
+        num_parts = min(self.training.gradient_accumulation_steps, len(target))
+        for part in zip(
+            *(one.chunk(num_parts) for one in (net_input, timesteps, target)), strict=True
+        ):
+            part_loss = self._loss(*part) * (len(part[0]) / len(target))
+            self.scaler.scale(part_loss).backward()
+            loss = loss + part_loss.detach()
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
-        for group in self.optimizer.param_groups:
-            factor = learning_rate_factor(step, num_steps, self.training)
-            group["lr"] = self.training.learning_rate * factor
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         if self.training.ema_decay:
-            decay = ema_decay_at(step, self.training)
-            update_ema(self.ema_weights, self.weights, decay)
+            update_ema(
+                self.ema_weights, self.weights, self.ema_rate, foreach=self.training.foreach_ema
+            )
+        return loss
+
+    def _loss(self, net_input: Tensor, timesteps: Tensor, target: Tensor) -> Tensor:
+        if self.training.channels_last:
+            net_input = net_input.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(
+            self.device.type,
+            self.dtype,
+            enabled=self.dtype != torch.float32,
+            cache_enabled=not self.recorded,
+        ):
+            prediction: Tensor = self.model(net_input, timesteps).sample
+        return (prediction.float() - target).square().mean()
+
+    def _changes(self) -> list[Tensor]:
+        """The tensors that a step changes."""
+        moments = [one for state in self.optimizer.state.values() for one in state.values()]
+        scale = [self.scaler._scale, self.scaler._growth_tracker]
+        kept = [one for one in scale if one is not None]
+        return [*self.weights.values(), *self.ema_weights.values(), *moments, *kept]
 
     def trained_net(self, epochs: int, losses: list[Tensor]) -> TrainedNet:
         return TrainedNet(
@@ -216,11 +256,31 @@ def ema_decay_at(step: int, training: TrainingConfig) -> float:
 
 
 @torch.no_grad()
-def update_ema(ema_weights: dict[str, Tensor], weights: dict[str, Tensor], decay: float) -> None:
-    """ema <- decay * ema + (1 - decay) * weight, in place."""
-    torch._foreach_lerp_(
-        list(ema_weights.values()), [weights[name] for name in ema_weights], 1 - decay
-    )
+def update_ema(
+    ema_weights: dict[str, Tensor],
+    weights: dict[str, Tensor],
+    rate: float | Tensor,
+    *,
+    foreach: bool = True,
+) -> None:
+    """ema <- (1 - rate) * ema + rate * weight, in place.
+
+    rate: 1 - decay
+    foreach: in one kernel for all weights
+    """
+    averages, latest = list(ema_weights.values()), [weights[name] for name in ema_weights]
+    if not foreach:
+        for average, weight in zip(averages, latest, strict=True):
+            average.lerp_(weight, rate)
+    elif isinstance(rate, Tensor):
+        torch._foreach_lerp_(averages, latest, [rate] * len(latest))
+    else:
+        torch._foreach_lerp_(averages, latest, rate)
+
+
+def _set(rate: float | Tensor, value: float) -> float | Tensor:
+    """A rate of another value; one in a tensor stays where it lies."""
+    return rate.fill_(value) if isinstance(rate, Tensor) else value
 
 
 def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ GROUP_OF = {
     "encode": "prepare",
     # The priors, and what it takes to put them, or what stands in for them, where they are used.
     "take": "priors",
+    "learn_initialisation": "priors",
     FIT: "priors",
     "join": "priors",
     "to_eight_bits": "priors",
@@ -64,6 +65,13 @@ OUTCOME_SETTINGS = frozenset(
         "t0",
         "start_image_weight",
         "start_noise_weight",
+        "samples_per_batch",
+        "sampling_precision",
+        "sampling_channels_last",
+        "sampling_tf32",
+        "sampling_attention",
+        "sampling_compile",
+        "sampling_cuda_graph",
         "degradation_sigma",
         "blur_sigma",
     }

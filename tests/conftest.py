@@ -36,13 +36,6 @@ def _old_objects_stay() -> None:
     gc.freeze()
 
 
-@pytest.fixture
-def no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Convolutions of CUDA in whole float32, to be compared with those of the CPU."""
-    cudnn: Any = torch.backends.cudnn
-    monkeypatch.setattr(cudnn.conv, "fp32_precision", "ieee")
-
-
 @pytest.fixture(scope="session")
 def objects() -> ImageSource:
     return bundled_objects()

@@ -202,7 +202,8 @@ def test_the_pipeline_of_diffusers_gives_our_samples(tiny_unet: UNetConfig) -> N
 
 def test_the_published_priors_are_ours_under_its_protocol(objects16: ImageSet) -> None:
     images, context = take(objects16, 0, 3), Context(seed=SEED)
-    dip = paper(DIPConfig, num_iter=30)
+    # Rounding grows with the steps, and another layout rounds otherwise.
+    dip = paper(DIPConfig, num_iter=30, prior_channels_last=False)
     assert (dip.prior_target, dip.net_input, dip.net) == ("signed", "shared", "paper")
     ours = fit_priors(images, dip, context).outputs
     places = iter(range(3))
@@ -218,7 +219,7 @@ def test_the_published_priors_are_ours_under_its_protocol(objects16: ImageSet) -
     shared = torch.Generator().manual_seed(derive_seed(SEED, "net_input"))
     z = torch.randn(1, 3, SIZE, SIZE, generator=shared)
     theirs = paper_dip_loop(images, num_iter=30, net_input=z, new_net=new_net).pixels
-    # Rounding grows with the steps; images span 2.
+    # Images span 2.
     assert (ours - theirs).abs().max() < 1e-3
     assert sum(weight.numel() for weight in paper_net().parameters()) == 40_707
     few = paper_dip_loop(take(images, 0, 1), num_iter=2, net_input=z).pixels

@@ -16,7 +16,7 @@ LEVELS = [
     {"dipddpm.checks", "dipddpm.encoded", "dipddpm.lookup"},
     {"dipddpm.config", "dipddpm.sources"},
     {"dipddpm.guard_rails"},
-    {"dipddpm.images", "dipddpm.nets", "dipddpm.diffusion"},
+    {"dipddpm.images", "dipddpm.levers", "dipddpm.nets", "dipddpm.diffusion"},
     {"dipddpm.degradation", "dipddpm.dip", "dipddpm.features", "dipddpm.loaders"},
     {"dipddpm.arms", "dipddpm.metrics"},
     {"dipddpm.training", "dipddpm.sampling"},

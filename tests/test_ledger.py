@@ -33,7 +33,7 @@ from dipddpm.config import (
     UNetConfig,
 )
 from dipddpm.degradation import degrade
-from dipddpm.dip import fit_priors, join
+from dipddpm.dip import fit_priors, join, learn_initialisation
 from dipddpm.features import extract_features
 from dipddpm.images import ImageSet, encode, prepare, take, to_eight_bits
 from dipddpm.loaders import freeze_flips
@@ -161,6 +161,9 @@ def every_stage(ledger: BookingLedger) -> list[Call]:
     def fitted(first: int) -> Any:
         return ledger(fit_priors, images, DIPConfig(), context, first_index=first)
 
+    def learned(seed: int) -> Any:
+        return ledger(learn_initialisation, images, DIPConfig(), Context(seed=seed))
+
     def features(seed: int) -> Any:
         return ledger(extract_features, images, Context(seed=seed))
 
@@ -196,9 +199,12 @@ def every_stage(ledger: BookingLedger) -> list[Call]:
         *(arm(function) for function in (*TARGETS.values(), *STARTS.values()) if function),
         Call(fit_priors,
              {"images": images, "dip": DIPConfig(), "context": context, "first_index": 0,
-              "originals": None},
+              "originals": None, "initialisation": None},
              {"images": other_images, "dip": DIPConfig(num_iter=7), "context": other_context,
-              "first_index": 1, "originals": other_images}),
+              "first_index": 1, "originals": other_images, "initialisation": learned(1)}),
+        Call(learn_initialisation,
+             {"images": images, "dip": DIPConfig(), "context": context},
+             {"images": other_images, "dip": DIPConfig(num_iter=7), "context": other_context}),
         Call(train_ddpm,
              {"images": images, "training": training, "epochs": 2, "resume_from": train(1),
               "loading": loading, **shared},
@@ -283,6 +289,7 @@ def test_every_stage_is_among_those_of_these_tests() -> None:
     others = (
         replace(config, train_on="dip", loading=LoaderConfig(flip="loader")),
         replace(config, loading=LoaderConfig(loader="decode")),
+        replace(config, dip=DIPConfig(warm_start="learned")),
     )
     called = {row.function for one in (config, *others) for row in booked(one).rows.values()}
     assert called == tested | {"join", "score_priors"}

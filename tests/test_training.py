@@ -416,13 +416,16 @@ def weights_after(images: ImageSet, settings: Any, steps: int) -> dict[str, Tens
     return train(images, size, unet, schedule, training, watched, epochs=1).weights
 
 
-def test_ema_is_a_weighted_sum() -> None:
+@pytest.mark.parametrize("foreach", [True, False])
+@pytest.mark.parametrize("in_a_tensor", [True, False])
+def test_ema_is_a_weighted_sum(foreach: bool, in_a_tensor: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(31, 5, dtype=torch.float64, generator=generator)
     ema = {"w": values[0].clone(), "b": values[0, :1].clone()}
     decays = [ema_decay_at(k, TrainingConfig(ema_decay=0.7)) for k in range(30)]
     for value, decay in zip(values[1:], decays, strict=True):
-        update_ema(ema, {"b": value[:1], "w": value}, decay)
+        rate = torch.tensor(1 - decay, dtype=torch.float64) if in_a_tensor else 1 - decay
+        update_ema(ema, {"b": value[:1], "w": value}, rate, foreach=foreach)
     # ema_n = sum_k w_k (1 - d_k) prod_{j > k} d_j, and the start with prod d_j.
     d = torch.tensor([0.0, *decays], dtype=torch.float64)
     share = torch.stack([(1 - d[k]) * d[k + 1 :].prod() for k in range(31)])
