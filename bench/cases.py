@@ -6,12 +6,26 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from bench.records import Case, Setting
 from dipddpm.checks import field_types
 from dipddpm.config import OutcomeConfig, PipelineConfig
 from dipddpm.lookup import source_file
+
+# What a case may be of, a training run with its outcomes or a contest, and who may take part in it.
+CONTENDERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "none": ("dipddpm",),
+    "priors": ("dipddpm", "paper loop"),
+    "train": ("dipddpm", "tutorial"),
+    # Samples of a net of another seed: how far apart those of equally good nets are.
+    "sample": ("dipddpm", "DDPMPipeline", "another seed"),
+}
+
+
+def is_contest(case: Case) -> bool:
+    """Whether it is measured by `bench.contest`, and is no outcome of the pipeline."""
+    return case.settings["contest"] != "none"
 
 
 def pipeline_config(cases: tuple[Case, ...]) -> PipelineConfig:

@@ -92,11 +92,12 @@ class Case(Row):
 
 
 class UnitSpec(Row):
-    """What one process is to do: a training run and its outcomes, what such runs share, or a look
-    at a shortened run under the profiler, which gives no record."""
+    """What one process is to do: a training run and its outcomes, what such runs share, one
+    contender of a contest, or a look at a shortened run under the profiler, which gives no record.
+    """
 
     unit: Name
-    kind: Literal["shared", "train", "profile"]
+    kind: Literal["shared", "train", "contest", "profile"]
     images: str
     # Empty: not known when the unit was planned.
     images_sha256: str = ""

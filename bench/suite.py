@@ -11,6 +11,8 @@ arm = ["none", "data"]        # settings by name too (dipddpm.config.ARMS)
 start_from = "dip"            # the same for the whole grid
 t0 = "T"                      # num_train_timesteps; so may num_inference_steps be
 repeat = [2]                  # runs of one case; an A-vs-A control is a second repeat
+contest = "train"             # a part of the pipeline by itself: priors, train or sample,
+contender = "tutorial"        # by dipddpm or by what a user would pick instead (bench.cases)
 [profile]                     # as a grid: cases of which a shortened run is profiled at the end
 """
 
@@ -27,7 +29,15 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from bench.cases import FIELDS, build, functions_of, new_case, pipeline_config, settings_of
+from bench.cases import (
+    CONTENDERS,
+    FIELDS,
+    build,
+    functions_of,
+    new_case,
+    pipeline_config,
+    settings_of,
+)
 from bench.errors import UserError
 from bench.records import MAX_TEXT, Case
 from dipddpm.checks import MAX_WHOLE
@@ -179,6 +189,11 @@ def check_enough(suite: Suite, source: ImageSource) -> None:
 
 _CASE_FIELDS: dict[str, Any] = {"seed": int, "repeat": int}
 # Sets of settings by a name.
+# Of a case, and of no config of the pipeline; the first is the default.
+_OF_CASES: dict[str, tuple[str, ...]] = {
+    "contest": tuple(CONTENDERS),
+    "contender": tuple(dict.fromkeys(one for some in CONTENDERS.values() for one in some)),
+}
 _SETS: dict[str, Mapping[str, Mapping[str, Any]]] = {"protocol": PROTOCOLS, "arm": ARMS}
 # These may be "T", num_train_timesteps.
 _STEPS = {"t0", "num_inference_steps"}
@@ -188,6 +203,12 @@ def _checked(key: str, value: Any, where: str) -> Any:
     if key in _SETS:
         if not isinstance(value, str) or value not in _SETS[key]:
             raise UserError(f"{where}: {key} must be one of {', '.join(_SETS[key])}, got {value!r}")
+        return value
+    if key in _OF_CASES:
+        if value not in _OF_CASES[key]:
+            raise UserError(
+                f"{where}: {key} must be one of {', '.join(_OF_CASES[key])}, got {value!r}"
+            )
         return value
     hint = (FIELDS | _CASE_FIELDS).get(key)
     if hint is None:
@@ -251,6 +272,12 @@ def _spelled_out(settings: dict[str, Any], where: str) -> dict[str, Any]:
 def _case(settings: dict[str, Any], images: str, where: str) -> Case:
     seed, repeat = settings.pop("seed", 0), settings.pop("repeat", 1)
     protocol = settings.pop("protocol", "corrected")
+    contest, contender = (settings.pop(key, names[0]) for key, names in _OF_CASES.items())
+    if contender not in CONTENDERS[contest]:
+        raise UserError(
+            f"{where}: contender must be one of {', '.join(CONTENDERS[contest])} with contest = "
+            f"{contest}, got {contender!r}"
+        )
     default = NoiseScheduleConfig().num_train_timesteps
     for key in _STEPS:
         if settings.get(key) == "T":
@@ -266,5 +293,10 @@ def _case(settings: dict[str, Any], images: str, where: str) -> Case:
         whole = settings_of(build(PipelineConfig, settings, outcomes=(outcome,)))
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
-    whole |= {**settings_of(outcome), "protocol": protocol}
+    whole |= {
+        **settings_of(outcome),
+        "protocol": protocol,
+        "contest": contest,
+        "contender": contender,
+    }
     return new_case(whole, images, seed, repeat)

@@ -12,6 +12,7 @@ from bench.cases import (
     build,
     digest,
     fields_of,
+    is_contest,
     new_case,
     outcome_config,
     pipeline_config,
@@ -49,8 +50,11 @@ def plan_units(
     Raises UserError if the outcomes of one training run do not go together.
     """
     groups: dict[str, list[Case]] = {}
+    contests = [case for case in suite.cases if is_contest(case)]
     for case in suite.cases:
-        groups.setdefault(digest([_run_settings(case), case.seed, case.repeat]), []).append(case)
+        if not is_contest(case):
+            identity = digest([_run_settings(case), case.seed, case.repeat])
+            groups.setdefault(identity, []).append(case)
     # What identifies a shared unit -> its cases by their id; and what each run needs of them.
     shared: dict[str, dict[str, Case]] = {}
     needed: list[tuple[tuple[Case, ...], list[str]]] = []
@@ -82,6 +86,7 @@ def plan_units(
     return [
         *order.sample(list(shared_units.values()), len(shared_units)),
         *_interleaved(train_units, order),
+        *_in_turn([_contest_unit(case, **given) for case in contests], order),
         *_profile_units(suite.profiled, **given),
     ]
 
@@ -119,6 +124,18 @@ def _interleaved(units: list[UnitSpec], order: random.Random) -> list[UnitSpec]:
         order.shuffle(block)
     shuffled = order.sample(list(blocks.values()), len(blocks))
     return [unit for block in shuffled for unit in block]
+
+
+def _in_turn(units: list[UnitSpec], order: random.Random) -> list[UnitSpec]:
+    """Rounds of all contenders of a contest, each round of one seed and repeat in an order of its
+    own: a drift of the machine hits all alike."""
+    rounds: dict[tuple[object, ...], list[UnitSpec]] = {}
+    for unit in units:
+        [case] = unit.cases
+        rounds.setdefault((case.settings["contest"], case.seed, case.repeat), []).append(unit)
+    for contenders in rounds.values():
+        order.shuffle(contenders)
+    return [unit for contenders in rounds.values() for unit in contenders]
 
 
 _RESTORATION_FIELDS = fields_of(RestorationConfig).keys()
@@ -185,6 +202,14 @@ def _train_unit(cases: tuple[Case, ...], needs: tuple[str, ...], **given: Any) -
     )
     name = _unit_name(words, cases)
     return UnitSpec(unit=name, kind="train", cases=cases, needs=needs, num_steps=num_steps, **given)
+
+
+def _contest_unit(case: Case, **given: Any) -> UnitSpec:
+    contest, contender = case.settings["contest"], str(case.settings["contender"])
+    words = ["contest", contest, contender.replace(" ", ".")]
+    return UnitSpec(
+        unit=_unit_name(words, (case,)), kind="contest", cases=(case,), num_steps=0, **given
+    )
 
 
 def _shared_unit(cases: tuple[Case, ...], **given: Any) -> UnitSpec:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from PIL import Image
 
+from bench.baselines import fit_by_paper_loop, sample_by_pipeline, train_by_tutorial
 from dipddpm.config import DIPConfig, LoaderConfig, SamplingConfig, TrainingConfig, unwatched
 from dipddpm.dip import fit_priors, learn_initialisation
 from dipddpm.encoded import EncodedImages
@@ -50,20 +51,29 @@ def warm_up(function: Callable[..., Any], args: Any, kwargs: Any) -> None:
 
 
 def _training(arguments: dict[str, Any]) -> None:
+    for given in _short(arguments):
+        condition = None if arguments.get("condition") is None else given["images"]
+        train_ddpm(**{**given, "condition": condition, "resume_from": None})
+
+
+def _tutorial(arguments: dict[str, Any]) -> None:
+    for given in _short(arguments):
+        train_by_tutorial(**given)
+
+
+def _short(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The arguments of a few training steps, for each shape of a batch."""
     training: TrainingConfig = arguments["training"]
     size, count = arguments["image_size"], len(arguments["images"])
     full, last = min(count, training.batch_size), count % training.batch_size
     for batch in {full, last} - {0}:
         # Grey from memory, whatever the loader: the loop is warmed, not the decoder.
-        images = ImageSet(torch.zeros(batch, 3, size, size))
-        given = {
-            "images": images,
-            "condition": images if arguments.get("condition") is not None else None,
+        yield {
+            **arguments,
+            "images": ImageSet(torch.zeros(batch, 3, size, size)),
             "loading": LoaderConfig(flip=arguments["loading"].flip),
             "epochs": _EPOCHS,
-            "resume_from": None,
         }
-        train_ddpm(**{**arguments, **given})
 
 
 def _sampling(arguments: dict[str, Any]) -> None:
@@ -73,10 +83,20 @@ def _sampling(arguments: dict[str, Any]) -> None:
     sample(**arguments)
 
 
+def _pipeline(arguments: dict[str, Any]) -> None:
+    few = dataclasses.replace(arguments["sampling"], num_inference_steps=_ITERATIONS)
+    sample_by_pipeline(**{**arguments, "sampling": few})
+
+
 def _priors(arguments: dict[str, Any]) -> None:
     dip: DIPConfig = arguments["dip"]
     arguments["dip"] = dataclasses.replace(dip, num_iter=min(_ITERATIONS, dip.num_iter))
     fit_priors(**arguments)
+
+
+def _paper_loop(arguments: dict[str, Any]) -> None:
+    few = dataclasses.replace(arguments["dip"], num_iter=_ITERATIONS)
+    fit_by_paper_loop(**{**arguments, "dip": few})
 
 
 def _initialisation(arguments: dict[str, Any]) -> None:
@@ -90,5 +110,8 @@ _WARM_UPS: dict[Callable[..., Any], Callable[[dict[str, Any]], None]] = {
     train_ddpm: _training,
     sample: _sampling,
     fit_priors: _priors,
+    fit_by_paper_loop: _paper_loop,
+    train_by_tutorial: _tutorial,
+    sample_by_pipeline: _pipeline,
     learn_initialisation: _initialisation,
 }

@@ -19,6 +19,7 @@ import torch
 from bench import records
 from bench.artifacts import Artifacts
 from bench.cases import functions_of, outcome_config, pipeline_config
+from bench.contest import Contest
 from bench.environment import LOADED_SHA256, device_name, host
 from bench.errors import shortened
 from bench.ledger import MeasuringLedger
@@ -206,6 +207,13 @@ def _run_unit(place: _Place, spec: UnitSpec, ledger: MeasuringLedger, spans: Spa
         for case in spec.cases:
             make_shared(pipeline_config((case,)), source, context, stages=ledger)
         return
+    if spec.kind == "contest":
+        [case] = spec.cases
+        scores, keys = Contest(case, source, context, ledger).run(str(case.settings["contest"]))
+        with spans("write_records"):
+            place.append(records.STAGES, ledger.new_rows())
+            place.append(records.RECORDS, [_contest_record(case, spec, scores, keys)])
+        return
     cases = {outcome_config(case): case for case in spec.cases}
     for attempt in attempts(pipeline_config(spec.cases), source, context, stages=ledger):
         case = cases[OutcomeConfig(epochs=attempt.epochs, sampling=attempt.sampling)]
@@ -282,6 +290,24 @@ def _failure(error: Exception) -> tuple[Status, str]:
     # The notes name the stage, be it a function of the user's.
     text = " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
     return status, shortened(text)
+
+
+def _contest_record(
+    case: Case, spec: UnitSpec, scores: dict[str, float], keys: tuple[str, ...]
+) -> Record:
+    undefined = sorted(name for name, value in scores.items() if math.isnan(value))
+    return Record(
+        case_id=case.case_id,
+        repeat=case.repeat,
+        seed=case.seed,
+        unit=spec.unit,
+        status="nan" if undefined else "ok",
+        error=f"not a number: {', '.join(undefined)}" if undefined else None,
+        settings=case.settings,
+        scores=scores,
+        stages=keys,
+        warnings=spec.forced,
+    )
 
 
 def _record(

@@ -218,9 +218,9 @@ def test_the_published_priors_are_ours_under_its_protocol(objects16: ImageSet) -
 
     shared = torch.Generator().manual_seed(derive_seed(SEED, "net_input"))
     z = torch.randn(1, 3, SIZE, SIZE, generator=shared)
-    theirs = paper_dip_loop(images, num_iter=30, net_input=z, new_net=new_net).pixels
+    theirs = paper_dip_loop(images, num_iter=30, net_input=z, new_net=new_net).outputs
     # Images span 2.
     assert (ours - theirs).abs().max() < 1e-3
     assert sum(weight.numel() for weight in paper_net().parameters()) == 40_707
-    few = paper_dip_loop(take(images, 0, 1), num_iter=2, net_input=z).pixels
+    few = paper_dip_loop(take(images, 0, 1), num_iter=2, net_input=z).outputs
     assert (few - theirs[:1]).abs().max() > 0.1
