@@ -1,4 +1,4 @@
-"""Floating-point operations of a step's nets, counted from shapes alone, on torch's meta device.
+"""Floating-point operations of nets, counted from shapes alone, on torch's meta device.
 
 Counted are convolutions, matrix products and attention, a multiplication and its addition as two,
 as torch.utils.flop_counter does; what works element by element is left out. On the meta device, as
@@ -7,13 +7,23 @@ that counter does not see the fused attention of the CPU.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dipddpm.config import DIPConfig, UNetConfig
+from bench.extents import extent_of
+from dipddpm.config import LOG_SNR_LEVELS, DIPConfig, SamplingConfig, UNetConfig
 from dipddpm.diffusion import build_unet
+from dipddpm.dip import fit_priors
+from dipddpm.features import SIDE, EfficientNetLite0, extract_features
 from dipddpm.nets import NETS
+from dipddpm.sampling import sample
+from dipddpm.scoring import score_net
+from dipddpm.training import train_ddpm
 
 _META = torch.device("meta")
 
@@ -37,9 +47,96 @@ def of_unet(
         return of_call(net, x, torch.zeros(num_images, dtype=torch.int64), backward=backward)
 
 
-def of_priors(dip: DIPConfig, image_size: int, num_images: int) -> int:
-    """Of one iteration of the fits of that many images."""
+def of_priors(dip: DIPConfig, image_size: int, num_images: int, *, backward: bool = True) -> int:
+    """Of one iteration of the fits of that many images, or of its forward pass alone."""
     # One net times their number: of grouped convolutions the counter sees too much on the way back.
     net = NETS[dip.net](1, dip).to(_META)
     x = net.draw_input(image_size, torch.Generator()).to(_META)
-    return num_images * of_call(net, x, backward=True)
+    return num_images * of_call(net, x, backward=backward)
+
+
+def of_stage(
+    function: Callable[..., Any], given: Mapping[str, Any], *, num_steps: int | None = None
+) -> int | None:
+    """Of the nets of a whole call. None: it has no net that is known here.
+
+    given: its bound arguments; of results of stages in them, made or booked, the extents count
+    num_steps: how many steps were seen to end, where it has been made; before, a fit with a
+        criterion is taken for one that never stops early
+    """
+    count = _STAGES.get(function)
+    return None if count is None else count(given, num_steps)
+
+
+# Every count is exactly proportional to the number of images: nothing is between two of them.
+
+
+@functools.cache
+def _unet_image(unet: UNetConfig, image_size: int, in_channels: int, backward: bool) -> int:
+    return of_unet(unet, image_size, 1, in_channels=in_channels, backward=backward)
+
+
+@functools.cache
+def _prior_image(dip: DIPConfig, image_size: int, backward: bool) -> int:
+    return of_priors(dip, image_size, 1, backward=backward)
+
+
+@functools.cache
+def _features_image() -> int:
+    with _META:
+        net = EfficientNetLite0().eval().requires_grad_(False)
+        return of_call(net.layers, torch.empty(1, 3, SIDE, SIDE), backward=False)
+
+
+def _unet_images(given: Mapping[str, Any], num_images: int, *, backward: bool) -> int:
+    in_channels = 3 if given.get("condition") is None else 6
+    image = _unet_image(given["unet"], given["image_size"], in_channels, backward)
+    return num_images * image
+
+
+def _of_fits(given: Mapping[str, Any], num_steps: int | None) -> int:
+    dip: DIPConfig = given["dip"]
+    extent = extent_of(given["images"])
+    assert extent.num_images is not None and extent.image_size is not None
+    # What stops early leaves its loop within a step, which is not seen to end.
+    num_iter = dip.num_iter if num_steps is None else min(num_steps + 1, dip.num_iter)
+    step, forward = (_prior_image(dip, extent.image_size, backward) for backward in (True, False))
+    # One forward pass more: each iteration begins with the iterate of the one before.
+    return extent.num_images * (num_iter * step + forward)
+
+
+def _of_training(given: Mapping[str, Any], _: int | None) -> int:
+    epochs = given["epochs"] - extent_of(given.get("resume_from")).epochs
+    # Over all batches, the last and smaller one of each epoch included.
+    return _unet_images(given, epochs * _count(given["images"]), backward=True)
+
+
+def _of_sampling(given: Mapping[str, Any], _: int | None) -> int:
+    sampling: SamplingConfig = given["sampling"]
+    num_images = sampling.num_inference_steps * sampling.num_samples
+    return _unet_images(given, num_images, backward=False)
+
+
+def _of_net_score(given: Mapping[str, Any], _: int | None) -> int:
+    # Without held-out images no net is asked anything.
+    held_out = 0 if given["held_out"] is None else _count(given["held_out"])
+    return _unet_images(given, len(LOG_SNR_LEVELS) * held_out, backward=False)
+
+
+def _of_features(given: Mapping[str, Any], _: int | None) -> int:
+    return _count(given["images"]) * _features_image()
+
+
+def _count(images: object) -> int:
+    count = extent_of(images).num_images
+    assert count is not None
+    return count
+
+
+_STAGES: dict[Callable[..., Any], Callable[[Mapping[str, Any], int | None], int]] = {
+    fit_priors: _of_fits,
+    train_ddpm: _of_training,
+    sample: _of_sampling,
+    score_net: _of_net_score,
+    extract_features: _of_features,
+}

@@ -13,9 +13,12 @@ import json
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
+from bench import flops
 from bench.artifacts import Artifacts
+from bench.extents import Booked, bound, extent_after
 from bench.machine import Machine
 from bench.meters import Clock, Device, Memory, SharedCounter, Spans, Steps
 from bench.records import StageRow
@@ -121,8 +124,17 @@ class _Ledger(ABC):
         )
 
 
-class _Booked:
-    """Stands for a result that was never made."""
+@dataclass(frozen=True)
+class Call:
+    """A call of a stage: its bound arguments, booked results among them."""
+
+    function: Callable[..., Any]
+    given: Mapping[str, Any]
+
+    @property
+    def flops(self) -> int | None:
+        """Of its nets; None: it has none that is known."""
+        return flops.of_stage(self.function, self.given)
 
 
 class BookingLedger(_Ledger):
@@ -134,11 +146,14 @@ class BookingLedger(_Ledger):
     def __init__(self, there: frozenset[str] = frozenset()) -> None:
         super().__init__()
         self._there = there
+        self.calls: dict[str, Call] = {}
 
     def _perform(
         self, function: Callable[..., Any], args: Any, kwargs: Any, row: StageRow
     ) -> tuple[Any, StageRow]:
-        return _Booked(), row.model_copy(update={"executed": row.key not in self._there})
+        call = self.calls[row.key] = Call(function, bound(function, args, kwargs))
+        booked = Booked(extent_after(function, call.given))
+        return booked, row.model_copy(update={"executed": row.key not in self._there})
 
 
 class Warm(Protocol):
@@ -229,4 +244,8 @@ class MeasuringLedger(_Ledger):
             measured["device_process_bytes"] = self._machine.gpu_process_bytes()
         with self._spans("keep"):
             measured |= self._artifacts.keep(row.key, result)
+        # Behind the stage, which in a cold unit is the first to call anything.
+        with self._spans("flops"):
+            given, num_steps = bound(function, args, kwargs), len(steps.step_seconds)
+            measured["flops"] = flops.of_stage(function, given, num_steps=num_steps or None)
         return result, row.model_copy(update=measured)

@@ -46,6 +46,12 @@ def _to_3(kind: str, content: _Content) -> _Content:
     return content
 
 
+def _to_4(kind: str, content: _Content) -> _Content:
+    if kind in ("Case", "Record"):
+        return {**content, "settings": {**_BEFORE_4, **content["settings"]}}
+    return content
+
+
 # What was in force before there was a setting for it.
 _BEFORE_2: _Content = {
     "protocol": "corrected",
@@ -65,5 +71,6 @@ _BEFORE_2: _Content = {
     "ssim_digits": None,
 }
 _BEFORE_3: _Content = {"files": "source"}
+_BEFORE_4: _Content = {}
 
-_STEPS: tuple[Callable[[str, _Content], _Content], ...] = (_to_2, _to_3)
+_STEPS: tuple[Callable[[str, _Content], _Content], ...] = (_to_2, _to_3, _to_4)

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench import flops
-from dipddpm.config import DIPConfig, UNetConfig
+from bench.extents import bound
+from bench.meters import Device, Steps
+from dipddpm.config import (
+    Context,
+    DIPConfig,
+    LoaderConfig,
+    NoiseScheduleConfig,
+    SamplingConfig,
+    TrainingConfig,
+    UNetConfig,
+)
+from dipddpm.dip import fit_priors
+from dipddpm.features import extract_features
+from dipddpm.images import ImageSet
+from dipddpm.sampling import sample
+from dipddpm.scoring import score_net, score_restoration
+from dipddpm.training import train_ddpm
 
 PIXELS = 8 * 8
 
@@ -89,3 +111,84 @@ def test_nothing_is_computed() -> None:
     before = torch.get_rng_state()
     assert flops.of_unet(unet, 256, 64, backward=True) > 1e13
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# Whole stages ----------------------------------------------------------------------------------
+
+
+SIZE, SCHEDULE, CONTEXT = 16, NoiseScheduleConfig(), Context()
+TWO_LEVELS = UNetConfig(block_out_channels=(8, 16), attention_levels=(1,))
+
+
+def images(count: int) -> ImageSet:
+    generator = torch.Generator().manual_seed(count)
+    return ImageSet(torch.rand(count, 3, SIZE, SIZE, generator=generator) * 2 - 1)
+
+
+def assert_counted(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Compares with torch's counter around the call itself, with attention that it sees there."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        result = function(*args, **kwargs)
+    assert counter.get_total_flops() > 0
+    assert flops.of_stage(function, bound(function, args, kwargs)) == counter.get_total_flops()
+    return result
+
+
+@pytest.mark.parametrize("condition", [None, images(7)], ids=["3 channels", "6 channels"])
+def test_of_a_training_and_of_what_asks_its_net(condition: ImageSet | None) -> None:
+    # Batches of 4 and of 3; the second training goes on from the first.
+    training, given = TrainingConfig(batch_size=4), {"condition": condition}
+    shared = (SIZE, TWO_LEVELS, SCHEDULE)
+    trained = None
+    for epochs in (1, 3):
+        trained = assert_counted(
+            train_ddpm, images(7), *shared, training, CONTEXT, loading=LoaderConfig(),
+            epochs=epochs, resume_from=trained, **given,
+        )  # fmt: skip
+    sampling = SamplingConfig(num_inference_steps=3, num_samples=5)
+    for sampler in ("ddpm", "dpmsolver++"):
+        assert_counted(
+            sample, trained, None, *shared, replace(sampling, sampler=sampler), CONTEXT, **given
+        )
+    assert_counted(score_net, trained, images(7), *shared, CONTEXT, **given)
+    without = bound(score_net, (trained, None, *shared, CONTEXT), given)
+    assert flops.of_stage(score_net, without) == 0
+
+
+@pytest.mark.parametrize(
+    "dip",
+    [
+        DIPConfig(num_iter=3),
+        DIPConfig(num_iter=2, reg_noise_std=0.1, net_input="shared", net="skip", skip_levels=2),
+    ],
+    ids=lambda dip: dip.net,
+)
+def test_of_a_fit(dip: DIPConfig) -> None:
+    assert_counted(fit_priors, images(1), dip, CONTEXT)
+    one, five = (
+        flops.of_stage(fit_priors, bound(fit_priors, (images(n), dip, CONTEXT), {})) for n in (1, 5)
+    )
+    assert one is not None and five == 5 * one
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_of_a_fit_that_its_criterion_may_stop(stops: bool) -> None:
+    dip = DIPConfig(num_iter=130, early_stopping="es_wmv", es_window=2,
+                    es_patience=1 if stops else 1000)  # fmt: skip
+    steps = Steps(Device("cpu"))
+    with FlopCounterMode(display=False) as counter, steps:
+        fit_priors(images(1), dip, Context(watch=steps.watch))
+    given = bound(fit_priors, (images(1), dip, CONTEXT), {})
+    known = flops.of_stage(fit_priors, given, num_steps=len(steps.step_seconds))
+    assert known == counter.get_total_flops()
+    at_most = flops.of_stage(fit_priors, given)
+    assert at_most is not None and known is not None and (at_most > known) is stops
+
+
+def test_of_features() -> None:
+    assert_counted(extract_features, images(3), CONTEXT)
+
+
+def test_of_a_stage_without_a_net_nothing_is_known() -> None:
+    given = {"samples": images(2), "originals": images(2), "degraded": images(2)}
+    assert flops.of_stage(score_restoration, given) is None

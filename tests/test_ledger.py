@@ -13,6 +13,7 @@ import torch
 from bench import dryrun
 from bench.artifacts import Artifacts
 from bench.cases import pipeline_config
+from bench.extents import extent_of
 from bench.ledger import BookingLedger, MeasuringLedger
 from bench.machine import Machine
 from bench.meters import Device, Spans
@@ -514,6 +515,27 @@ def test_booking_names_the_calls_that_measuring_performs(tmp_path: Path) -> None
     list(run_pipeline(config, SOURCE, Context(), stages=booked))
     shape = [(row.key, row.function, row.parents, row.executed) for row in measured.rows.values()]
     assert shape == [(r.key, r.function, r.parents, r.executed) for r in booked.rows.values()]
+    # What a call costs is known before it is made, to the last operation.
+    assert {key: row.flops for key, row in measured.rows.items()} == {
+        key: call.flops for key, call in booked.calls.items()
+    }
+    counted = {row.function for row in measured.rows.values() if row.flops}
+    assert counted == {"fit_priors", "train_ddpm", "sample", "score_net"}
+
+
+@pytest.mark.parametrize("train_on", ["images", "blur"])
+def test_results_are_as_large_as_they_were_booked(tmp_path: Path, train_on: str) -> None:
+    loading = LoaderConfig(loader="decode")
+    config = replace(restoring_config(), train_on=train_on, loading=loading)
+    measured, booked = new_ledger(tmp_path), BookingLedger()
+    list(run_pipeline(config, SOURCE, Context(), stages=booked))
+    expected = {key: extent_of(result) for key, result in booked._results.items()}
+    for outcome in run_pipeline(config, SOURCE, Context(), stages=measured):
+        if outcome.trained is not None:
+            assert extent_of(outcome.trained) == expected[measured.key_of(outcome.trained)]
+    known = {key: extent_of(result) for key, result in measured._results.items()}
+    assert known == {key: expected[key] for key in known}
+    assert {"encode", "join", "take", "start_nlm"} <= {measured.rows[key].function for key in known}
 
 
 def test_trained_nets_live_no_longer_than_the_pipeline_holds_them(tmp_path: Path) -> None:
