@@ -1,10 +1,10 @@
-"""Who pays for what: the rows of stages by the units that rest on them."""
+"""Who pays for what: the rows of stages by the units that rest on them, and what they reached."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from bench.records import Plan, StageRow
+from bench.records import Environment, Plan, Record, StageRow
 
 
 class Costs:
@@ -28,3 +28,32 @@ class Costs:
             if row is not None and row.executed:
                 return row
         return None
+
+    def totals(
+        self, found: Iterable[Record], of: Callable[[StageRow], float | None]
+    ) -> tuple[float, float]:
+        """The sum over all rows, and over the bill of each record, had none shared any of it."""
+        charged = (self.charged(one.unit, key) for one in found for key in one.stages)
+        alone = sum(of(row) or 0 for row in charged if row is not None)
+        return sum(of(row) or 0 for row in self._rows.values()), alone
+
+
+def precision_of(
+    function: str, mixed_precision: object, device: str, flags: Mapping[str, bool | str]
+) -> str:
+    """In which a stage's net computes most of what it computes.
+
+    fp16 is of training alone. On CUDA convolutions in float32 are of TF32 where that is allowed, as
+    it is by default.
+    """
+    if device != "cuda":
+        return "float32"
+    if function == "train_ddpm" and mixed_precision == "fp16":
+        return "float16"
+    return "tf32" if flags.get("cudnn.allow_tf32") else "float32"
+
+
+def peak_of(function: str, mixed_precision: object, machine: Environment) -> float | None:
+    """The most operations a second that the device was seen to do in the precision of a stage."""
+    wanted = precision_of(function, mixed_precision, machine.device, machine.flags)
+    return next((one.flops for one in machine.peaks if one.precision == wanted), None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from dipddpm.dip import Priors, join
@@ -34,9 +35,29 @@ class Extent:
 
 @dataclass(frozen=True, eq=False)
 class Booked:
-    """Stands for a result that was never made."""
+    """Stands for the result of a call that was never made.
 
+    given: its bound arguments, booked results among them
+    """
+
+    function: Callable[..., Any]
+    given: Mapping[str, Any]
+
+    @cached_property
+    def extent(self) -> Extent:
+        return extent_after(self.function, self.given)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A result by all that tells how long a stage takes that is given it.
+
+    kind: the name of its class; made_by: of files, the stage that wrote them
+    """
+
+    kind: str
     extent: Extent
+    made_by: str = ""
 
 
 def bound(function: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
@@ -44,9 +65,16 @@ def bound(function: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any
     return dict(inspect.signature(function).bind(*args, **kwargs).arguments)
 
 
+def returned_by(function: Callable[..., Any]) -> str:
+    """The name of the class of a stage's results; a user's function makes images."""
+    returned = inspect.signature(function).return_annotation
+    name = returned if isinstance(returned, str) else getattr(returned, "__name__", "")
+    return name if name in _KINDS else ImageSet.__name__
+
+
 def extent_of(value: object) -> Extent:
     """Of a result, made or booked; of a setting nothing is told."""
-    if isinstance(value, Booked):
+    if isinstance(value, Booked | Shape):
         return value.extent
     if isinstance(value, EncodedImages):
         return Extent(len(value))
@@ -68,7 +96,7 @@ def extent_after(function: Callable[..., Any], given: Mapping[str, Any]) -> Exte
     """Of what a call will return, from its bound arguments."""
     if function in _AFTER:
         return _AFTER[function](given)
-    if inspect.signature(function).return_annotation in (Scores, Scores.__name__):
+    if returned_by(function) == Scores.__name__:
         return Extent()
     # Whatever else there is makes one image of each that it is given. `training` comes last: a
     # start may be given it beside the images that it is a start for.
@@ -90,6 +118,10 @@ def _after_join(given: Mapping[str, Any]) -> Extent:
     return Extent(sum(part.num_images or 0 for part in parts), parts[0].image_size)
 
 
+_KINDS = {
+    kind.__name__
+    for kind in (EncodedImages, Features, ImageSet, Priors, Samples, Scores, TrainedNet)
+}
 _AFTER: dict[Callable[..., Any], Callable[[Mapping[str, Any]], Extent]] = {
     prepare: lambda given: Extent(len(given["images"]), given["image_size"]),
     take: _after_take,

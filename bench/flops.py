@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.extents import extent_of
+from bench.extents import Booked, extent_of
 from dipddpm.config import LOG_SNR_LEVELS, DIPConfig, SamplingConfig, UNetConfig
 from dipddpm.diffusion import build_unet
 from dipddpm.dip import fit_priors
@@ -28,31 +28,38 @@ from dipddpm.training import train_ddpm
 _META = torch.device("meta")
 
 
-def of_call(net: nn.Module, *inputs: Tensor, backward: bool) -> int:
-    """Of one forward pass of a net on the meta device, or of a pass there and back."""
-    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
+def of_passes(net: nn.Module, *inputs: Tensor) -> tuple[int, int]:
+    """Of one forward pass of a net on the meta device, and of a pass there and back."""
+    with FlopCounterMode(display=False) as counter, torch.enable_grad():
         output = net(*inputs)
-        if backward:
-            (output if isinstance(output, Tensor) else output.sample).sum().backward()
-    return int(counter.get_total_flops())
+        forward = counter.get_total_flops()
+        (output if isinstance(output, Tensor) else output.sample).sum().backward()
+    return int(forward), int(counter.get_total_flops())
 
 
-def of_unet(
-    unet: UNetConfig, image_size: int, num_images: int, *, in_channels: int = 3, backward: bool
-) -> int:
-    """Of a denoising step (forward) or of a training step (backward too) on that many images."""
+@functools.cache
+def of_unet(unet: UNetConfig, image_size: int, in_channels: int = 3) -> tuple[int, int]:
+    """Of a denoising step (forward), and of a training step (backward too), on one image."""
     with _META:
         net = build_unet(unet, image_size, 0, in_channels=in_channels)
-        x = torch.empty(num_images, in_channels, image_size, image_size)
-        return of_call(net, x, torch.zeros(num_images, dtype=torch.int64), backward=backward)
+        x = torch.empty(1, in_channels, image_size, image_size)
+        return of_passes(net, x, torch.zeros(1, dtype=torch.int64))
 
 
-def of_priors(dip: DIPConfig, image_size: int, num_images: int, *, backward: bool = True) -> int:
-    """Of one iteration of the fits of that many images, or of its forward pass alone."""
-    # One net times their number: of grouped convolutions the counter sees too much on the way back.
+@functools.cache
+def of_prior(dip: DIPConfig, image_size: int) -> tuple[int, int]:
+    """Of the forward pass of a fit of one image, and of an iteration."""
+    # One net: of grouped convolutions the counter sees too much on the way back.
     net = NETS[dip.net](1, dip).to(_META)
-    x = net.draw_input(image_size, torch.Generator()).to(_META)
-    return num_images * of_call(net, x, backward=backward)
+    return of_passes(net, net.draw_input(image_size, torch.Generator()).to(_META))
+
+
+@functools.cache
+def of_features() -> int:
+    """Of the features of one image."""
+    with _META, torch.no_grad(), FlopCounterMode(display=False) as counter:
+        EfficientNetLite0().eval().layers(torch.empty(1, 3, SIDE, SIDE))
+    return int(counter.get_total_flops())
 
 
 def of_stage(
@@ -68,30 +75,17 @@ def of_stage(
     return None if count is None else count(given, num_steps)
 
 
+def of_booked(call: Booked) -> int | None:
+    """As `of_stage`, before it is made."""
+    return of_stage(call.function, call.given)
+
+
 # Every count is exactly proportional to the number of images: nothing is between two of them.
-
-
-@functools.cache
-def _unet_image(unet: UNetConfig, image_size: int, in_channels: int, backward: bool) -> int:
-    return of_unet(unet, image_size, 1, in_channels=in_channels, backward=backward)
-
-
-@functools.cache
-def _prior_image(dip: DIPConfig, image_size: int, backward: bool) -> int:
-    return of_priors(dip, image_size, 1, backward=backward)
-
-
-@functools.cache
-def _features_image() -> int:
-    with _META:
-        net = EfficientNetLite0().eval().requires_grad_(False)
-        return of_call(net.layers, torch.empty(1, 3, SIDE, SIDE), backward=False)
 
 
 def _unet_images(given: Mapping[str, Any], num_images: int, *, backward: bool) -> int:
     in_channels = 3 if given.get("condition") is None else 6
-    image = _unet_image(given["unet"], given["image_size"], in_channels, backward)
-    return num_images * image
+    return num_images * of_unet(given["unet"], given["image_size"], in_channels)[backward]
 
 
 def _of_fits(given: Mapping[str, Any], num_steps: int | None) -> int:
@@ -100,7 +94,7 @@ def _of_fits(given: Mapping[str, Any], num_steps: int | None) -> int:
     assert extent.num_images is not None and extent.image_size is not None
     # What stops early leaves its loop within a step, which is not seen to end.
     num_iter = dip.num_iter if num_steps is None else min(num_steps + 1, dip.num_iter)
-    step, forward = (_prior_image(dip, extent.image_size, backward) for backward in (True, False))
+    forward, step = of_prior(dip, extent.image_size)
     # One forward pass more: each iteration begins with the iterate of the one before.
     return extent.num_images * (num_iter * step + forward)
 
@@ -124,7 +118,7 @@ def _of_net_score(given: Mapping[str, Any], _: int | None) -> int:
 
 
 def _of_features(given: Mapping[str, Any], _: int | None) -> int:
-    return _count(given["images"]) * _features_image()
+    return _count(given["images"]) * of_features()
 
 
 def _count(images: object) -> int:

@@ -13,12 +13,11 @@ import json
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from bench import flops
 from bench.artifacts import Artifacts
-from bench.extents import Booked, bound, extent_after
+from bench.extents import Booked, bound
 from bench.machine import Machine
 from bench.meters import Clock, Device, Memory, SharedCounter, Spans, Steps
 from bench.predicted_memory import predicted_bytes
@@ -125,24 +124,6 @@ class _Ledger(ABC):
         )
 
 
-@dataclass(frozen=True)
-class Call:
-    """A call of a stage: its bound arguments, booked results among them."""
-
-    function: Callable[..., Any]
-    given: Mapping[str, Any]
-
-    @property
-    def flops(self) -> int | None:
-        """Of its nets; None: it has none that is known."""
-        return flops.of_stage(self.function, self.given)
-
-    @property
-    def predicted_bytes(self) -> int | None:
-        """The peak that it would allocate on CUDA; None: it has no net that is known."""
-        return predicted_bytes(self.function, self.given)
-
-
 class BookingLedger(_Ledger):
     """Books every call and performs none: what a run would do.
 
@@ -152,13 +133,12 @@ class BookingLedger(_Ledger):
     def __init__(self, there: frozenset[str] = frozenset()) -> None:
         super().__init__()
         self._there = there
-        self.calls: dict[str, Call] = {}
+        self.booked: dict[str, Booked] = {}
 
     def _perform(
         self, function: Callable[..., Any], args: Any, kwargs: Any, row: StageRow
     ) -> tuple[Any, StageRow]:
-        call = self.calls[row.key] = Call(function, bound(function, args, kwargs))
-        booked = Booked(extent_after(function, call.given))
+        booked = self.booked[row.key] = Booked(function, bound(function, args, kwargs))
         return booked, row.model_copy(update={"executed": row.key not in self._there})
 
 

@@ -23,8 +23,9 @@ from dipddpm.images import ImageSet, encode, prepare
 from dipddpm.sampling import sample
 from dipddpm.training import train_ddpm
 
-_EPOCHS = 2
-_ITERATIONS = 3
+# Of each shape of batch; and of a fit or of sampling.
+EPOCHS = 2
+ITERATIONS = 3
 
 
 def wake(device: torch.device) -> None:
@@ -60,7 +61,7 @@ def _training(arguments: dict[str, Any]) -> None:
             "images": images,
             "condition": images if arguments.get("condition") is not None else None,
             "loading": LoaderConfig(flip=arguments["loading"].flip),
-            "epochs": _EPOCHS,
+            "epochs": EPOCHS,
             "resume_from": None,
         }
         train_ddpm(**{**arguments, **given})
@@ -68,14 +69,14 @@ def _training(arguments: dict[str, Any]) -> None:
 
 def _sampling(arguments: dict[str, Any]) -> None:
     sampling: SamplingConfig = arguments["sampling"]
-    steps = min(_ITERATIONS, sampling.num_inference_steps)
+    steps = min(ITERATIONS, sampling.num_inference_steps)
     arguments["sampling"] = dataclasses.replace(sampling, num_inference_steps=steps)
     sample(**arguments)
 
 
 def _priors(arguments: dict[str, Any]) -> None:
     dip: DIPConfig = arguments["dip"]
-    arguments["dip"] = dataclasses.replace(dip, num_iter=min(_ITERATIONS, dip.num_iter))
+    arguments["dip"] = dataclasses.replace(dip, num_iter=min(ITERATIONS, dip.num_iter))
     fit_priors(**arguments)
 
 

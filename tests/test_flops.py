@@ -47,10 +47,8 @@ def test_of_the_published_prior() -> None:
     # Back: for the weights as much as forward, for the input as much again; the first layer's
     # input is no weight and asks for no gradient.
     there_and_back = 3 * forward - first
-    assert flops.of_priors(DIPConfig(), 8, 1) == there_and_back
-    # Nets side by side share nothing.
-    assert flops.of_priors(DIPConfig(), 8, 5) == 5 * there_and_back
-    assert flops.of_priors(DIPConfig(), 16, 1) == 4 * there_and_back
+    assert flops.of_prior(DIPConfig(), 8) == (forward, there_and_back)
+    assert flops.of_prior(DIPConfig(), 16) == (4 * forward, 4 * there_and_back)
 
 
 def test_of_the_hourglass_its_shrinking_layers_included() -> None:
@@ -58,7 +56,8 @@ def test_of_the_hourglass_its_shrinking_layers_included() -> None:
     quarter = PIXELS // 4
     pass_by, down = conv(32, 4, 1), conv(32, 8, 3, quarter)
     rest = conv(8, 8, 3, quarter) + conv(12, 8, 3) + conv(8, 8, 1) + conv(8, 3, 1)
-    assert flops.of_priors(dip, 8, 1) == 2 * (pass_by + down) + 3 * rest
+    both = 2 * (pass_by + down) + 3 * rest
+    assert flops.of_prior(dip, 8) == (pass_by + down + rest, both)
 
 
 def resnet(c_in: int, c_out: int, embedding: int) -> int:
@@ -92,24 +91,17 @@ def smallest_unet(in_channels: int = 3) -> tuple[int, int]:
 UNET = UNetConfig(block_out_channels=(8,), layers_per_block=1, attention_levels=())
 
 
-@pytest.mark.parametrize("num_images", [1, 3])
-def test_of_the_smallest_unet(num_images: int) -> None:
-    forward, _ = smallest_unet()
-    assert flops.of_unet(UNET, 8, num_images, backward=False) == num_images * forward
-    wider, _ = smallest_unet(in_channels=6)
-    assert flops.of_unet(UNET, 8, 1, in_channels=6, backward=False) == wider
-
-
-def test_of_the_smallest_unet_there_and_back() -> None:
-    forward, without_gradient = smallest_unet()
-    expected = 3 * forward - without_gradient
-    assert flops.of_unet(UNET, 8, 2, backward=True) == 2 * expected
+def test_of_the_smallest_unet_and_of_its_way_back() -> None:
+    for in_channels in (3, 6):
+        forward, without_gradient = smallest_unet(in_channels)
+        expected = forward, 3 * forward - without_gradient
+        assert flops.of_unet(UNET, 8, in_channels) == expected
 
 
 def test_nothing_is_computed() -> None:
     unet = UNetConfig(block_out_channels=(512, 512, 512))
     before = torch.get_rng_state()
-    assert flops.of_unet(unet, 256, 64, backward=True) > 1e13
+    assert flops.of_unet(unet, 256)[1] > 1e12
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import dryrun
+from bench import dryrun, flops
 from bench.artifacts import Artifacts
 from bench.cases import pipeline_config
 from bench.extents import extent_of
@@ -369,7 +369,8 @@ def test_runs_of_all_seeds_and_numbers_of_images_find_their_reference_features_m
             wanted = {"99": [], "100": ["100"], "150": ["150"], "200": ["150"]}[str(num_images)]
             assert [name.split("-")[1] for name in unit.needs] == wanted
     # Booked with what is shared, each run takes the features of its samples alone.
-    assert dryrun.book(units)[1]["extract_features"] == 2 * 2 + 2 * 3
+    booking = dryrun.book(units)
+    assert booking.by_stage(booking.shared)["extract_features"] == 2 * 2 + 2 * 3
 
 
 def test_what_runs_share_is_what_they_are_given() -> None:
@@ -517,7 +518,7 @@ def test_booking_names_the_calls_that_measuring_performs(tmp_path: Path) -> None
     assert shape == [(r.key, r.function, r.parents, r.executed) for r in booked.rows.values()]
     # What a call costs is known before it is made, to the last operation.
     assert {key: row.flops for key, row in measured.rows.items()} == {
-        key: call.flops for key, call in booked.calls.items()
+        key: flops.of_booked(call) for key, call in booked.booked.items()
     }
     counted = {row.function for row in measured.rows.values() if row.flops}
     assert counted == {"fit_priors", "train_ddpm", "sample", "score_net"}
