@@ -86,8 +86,22 @@ def _parser() -> argparse.ArgumentParser:
     _add_what(run)
     _add_kept(run)
     run.add_argument("--dry-run", action="store_true", help="show what would run, and run nothing")
+    _add_untimed(run)
     _add_how(run)
     _add_reruns(run)
+
+    plan = add(
+        "plan",
+        plan_suite,
+        "show the stages of a suite, and what they will take here or on another device",
+        "plan paper --device h100",
+    )
+    plan.add_argument("suite", metavar="SUITE", help="a name from `list`, or a .toml file")
+    plan.add_argument("--device", choices=["this", "cpu", "cuda", "h100"], default="this",
+                      help="this: CUDA where there is one, else the CPU; h100: an estimate from "
+                      "its published peak")  # fmt: skip
+    _add_images(plan)
+    _add_untimed(plan)
 
     profile = add(
         "profile",
@@ -142,6 +156,11 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("suite", metavar="SUITE", help="a name from `list`, or a .toml file")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto",
                         help="auto: CUDA where there is one, else the CPU")  # fmt: skip
+    _add_images(parser)
+    parser.add_argument("--out", type=Path, metavar="RUN", help="the run's folder, new")
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images",
         metavar="IMAGES",
@@ -150,7 +169,11 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=_seed, metavar="N", help="instead of the base seed of the suite"
     )
-    parser.add_argument("--out", type=Path, metavar="RUN", help="the run's folder, new")
+
+
+def _add_untimed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--untimed", action="store_true", help="of what would run: time no steps "
+                        "here, and tell no seconds")  # fmt: skip
 
 
 def _add_kept(parser: argparse.ArgumentParser) -> None:
@@ -226,8 +249,15 @@ def list_suites(options: argparse.Namespace) -> int:
 def run_suite(options: argparse.Namespace) -> int:
     """`bench run`: makes the run folder and works through its units."""
     if options.dry_run:
-        return _show(options)
+        return _show(options, {"auto": "this"}.get(options.device, options.device), whole=True)
+    if options.untimed:
+        raise UserError("--untimed must come with --dry-run")
     return _work(_new_run(options, _units_of, display.console()), options)
+
+
+def plan_suite(options: argparse.Namespace) -> int:
+    """`bench plan`: what a suite would take on a device."""
+    return _show(options, options.device, whole=False)
 
 
 def profile_suite(options: argparse.Namespace) -> int:
@@ -322,24 +352,29 @@ def _where(options: argparse.Namespace) -> str:
     return "--images" if options.images else str(options.suite)
 
 
-def _show(options: argparse.Namespace) -> int:
-    """What a run would do. What a network or a package could still mend is said at the end."""
+def _show(options: argparse.Namespace, device: str, *, whole: bool) -> int:
+    """What a run would do on a device, and with `whole` its cases. What a network or a package
+    could still mend is said at the end."""
     from bench import dryrun  # needs torch, and no device
 
     found = suite.load(options.suite, seed=options.seed, images=options.images)
     units = plan_units(found, seed=options.seed or 0, device="cpu")
     screen = display.console()
-    screen.print(display.cases(found.cases, found.name))
+    if whole:
+        screen.print(display.cases(found.cases, found.name))
     problem: Exception | None = None
     source = None
     try:
-        screen.print(dryrun.table(units))
         source = _open(found.images, _where(options))
     except ImportError as error:
         problem = error
     except UserError as error:
         if not found.images.startswith(HUGGING_FACE):
             raise
+        problem = error
+    try:
+        dryrun.show(units, device, source, screen, timed=not options.untimed)
+    except ImportError as error:
         problem = error
     if source is not None:
         suite.check_enough(found, source)

@@ -1,27 +1,23 @@
-"""A contest: one contender for a piece of work, from its images to its seconds and its quality.
+"""A contest: one contender for a part of the pipeline, from its images to seconds and quality.
 
 Priors, training or sampling, done by dipddpm with some levers or by what a user would pick instead.
-Each contender has a process of its own; what is compared is told by `bench.speed`.
+Each contender has a process of its own; `bench.speed` holds them side by side.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from bench.baselines import (
-    FittedByLoop,
-    fit_by_paper_loop,
-    sample_by_pipeline,
-    train_by_tutorial,
-)
+from bench.baselines import fit_by_paper_loop, sample_by_pipeline, train_by_tutorial
 from bench.cases import pipeline_config
-from bench.ledger import MeasuringLedger
-from bench.records import Case
-from dipddpm.config import Context, Levers, PipelineConfig, SamplingConfig
-from dipddpm.dip import Priors, fit_priors, learn_initialisation
+from bench.records import Case, StageRow
+from dipddpm.config import Context, Levers, SamplingConfig
+from dipddpm.dip import fit_priors, learn_initialisation
 from dipddpm.images import ImageSet, prepare
+from dipddpm.inputs import Stages
 from dipddpm.metrics import psnr
 from dipddpm.sampling import Samples, sample
 from dipddpm.scoring import score_net
@@ -30,153 +26,164 @@ from dipddpm.training import TrainedNet, train_ddpm
 
 # Added to the seed of a net that stands for any other of its kind.
 _ANOTHER = 1000
+# Stage results by their part in a contest.
+Made = Mapping[str, Any]
 
 
-class Contest:
-    """What a case asks for, done stage by stage under a ledger."""
+def run_contest(case: Case, source: ImageSource, context: Context, stages: Stages) -> Made:
+    """Does what the case asks for; what `scores` is told of has a name."""
+    return _CONTESTS[str(case.settings["contest"])](_Contest(case, source, context, stages))
 
-    def __init__(
-        self, case: Case, source: ImageSource, context: Context, ledger: MeasuringLedger
-    ) -> None:
-        self.config: PipelineConfig = pipeline_config((case,))
-        self.source, self.context, self.ledger = source, context, ledger
+
+def scores(case: Case, made: Made, row_of: Callable[[object], StageRow]) -> dict[str, float]:
+    """What a contest was for.
+
+    row_of: the row of a stage's result, which was made here
+    """
+    return _SCORES[str(case.settings["contest"])](case, made, row_of)
+
+
+class _Contest:
+    """The stages of a case."""
+
+    def __init__(self, case: Case, source: ImageSource, context: Context, stages: Stages) -> None:
+        self.config = pipeline_config((case,))
+        self.source, self.context, self.stages = source, context, stages
         self.contender = str(case.settings["contender"])
+        self.shape = (self.config.data.image_size, self.config.unet, self.config.schedule)
 
-    def run(self, contest: str) -> tuple[dict[str, float], tuple[str, ...]]:
-        """Its scores, and the keys of all that was done for them."""
-        scores, results = {"priors": self._priors, "train": self._train, "sample": self._sample}[
-            contest
-        ]()
-        return scores, self.ledger.bill(*results)
-
-    # Priors ---------------------------------------------------------------------------------------
-
-    def _priors(self) -> tuple[dict[str, float], list[Any]]:
-        """seconds: of the median image. The seconds of a fit go by its iterations, for one after
-        another takes its time, and of nets side by side each takes part while it is there."""
-        dip, images = self.config.dip, self._training_images()
-        fitted: Priors | FittedByLoop
-        learning = 0.0
+    def priors(self) -> Made:
+        dip = self.config.dip
+        images = self._prepared(self.source.train[: self.config.data.num_images])
         if self.contender == "paper loop":
-            fitted = self.ledger(fit_by_paper_loop, images, dip, self.context)
-        else:
-            learned = None
-            if dip.warm_start == "learned":
-                other = self.ledger(prepare, self.source.held_out[:1], self.config.data.image_size)
-                learned = self.ledger(learn_initialisation, other, dip, self.context)
-                learning = self._seconds(learned)
-            fitted = self.ledger(fit_priors, images, dip, self.context, initialisation=learned)
-        seconds, spent = self._seconds(fitted), fitted.spent_iters.double().clamp(min=1)
-        each = seconds * spent / spent.sum() + learning / len(images)
-        reached = psnr(fitted.outputs.clamp(-1, 1), images.pixels)
-        return {
-            "seconds": each.median().item(),
-            "mean_seconds": each.mean().item(),
-            "iterations": spent.median().item(),
-            "psnr": reached.mean().item(),
-            # Of the target, with a hair's breadth for what clamping and rounding move.
-            "censored": float((reached < dip.es_psnr - 0.05).sum())
-            if dip.early_stopping == "psnr"
-            else 0.0,
-        }, [fitted]
+            fits: object = self.stages(fit_by_paper_loop, images, dip, self.context)
+            return {"images": images, "fits": fits}
+        learned = None
+        if dip.warm_start == "learned":
+            other = self._prepared(self.source.held_out[:1])
+            learned = self.stages(learn_initialisation, other, dip, self.context)
+        fits = self.stages(fit_priors, images, dip, self.context, initialisation=learned)
+        return {"images": images, "fits": fits, "learned": learned}
 
-    # Training -------------------------------------------------------------------------------------
-
-    def _train(self) -> tuple[dict[str, float], list[Any]]:
-        """seconds: of the median step."""
+    def train(self) -> Made:
         trained = self._trained(self.context)
-        row = self.ledger.rows[self.ledger.key_of(trained)]
-        held_out = self.ledger(
-            prepare,
-            self.source.held_out[: self.config.data.num_held_out],
-            self.config.data.image_size,
-        )
-        scored = self.ledger(
-            score_net, trained, held_out, self.config.data.image_size, self.config.unet,
-            self.config.schedule, self.context, condition=None,
-        )  # fmt: skip
+        held_out = self._prepared(self.source.held_out[: self.config.data.num_held_out])
+        scored = self.stages(score_net, trained, held_out, *self.shape, self.context)
+        return {"trained": trained, "scored": scored}
+
+    def sample(self) -> Made:
+        [outcome] = self.config.outcomes
+        trained = self._trained(self.context)
+        if self.contender == "DDPMPipeline":
+            samples = self.stages(
+                sample_by_pipeline, trained, *self.shape, outcome.sampling, self.context
+            )
+        else:
+            net = trained
+            if self.contender == "another seed":
+                net = self._trained(replace(self.context, seed=self.context.seed + _ANOTHER))
+            samples = self._drawn(net, outcome.sampling)
+        # By the plain path, after what is measured.
         return {
-            "seconds": statistics.median(row.step_seconds),
-            "total_seconds": row.seconds or 0.0,
-            "eps_loss": scored.values["eps_loss"],
-        }, [trained, scored]
+            "samples": samples, "plain": self._drawn(trained, _without_levers(outcome.sampling))
+        }  # fmt: skip
 
     def _trained(self, context: Context) -> TrainedNet:
         config = self.config
-        if self.contender == "tutorial":
-            return self.ledger(
-                train_by_tutorial, self._read_images(), config.data.image_size, config.unet,
-                config.schedule, config.training, context, loading=config.loading,
-                epochs=config.milestones[-1],
-            )  # fmt: skip
-        return self.ledger(
-            train_ddpm, self._read_images(), config.data.image_size, config.unet,
-            config.schedule, config.training, context, loading=config.loading,
-            epochs=config.milestones[-1],
-        )  # fmt: skip
-
-    def _read_images(self) -> Any:
-        files = self.source.train[: self.config.data.num_images]
-        return files if self.config.loading.loader == "decode" else self._training_images()
-
-    def _training_images(self) -> ImageSet:
-        return self.ledger(
-            prepare,
-            self.source.train[: self.config.data.num_images],
-            self.config.data.image_size,
-        )
-
-    # Sampling -------------------------------------------------------------------------------------
-
-    def _sample(self) -> tuple[dict[str, float], list[Any]]:
-        """seconds: of a step, the whole call by its steps."""
-        config, [outcome] = self.config, self.config.outcomes
-        sampling = outcome.sampling
-        context = self.context
-        trained = self._trained(context)
-        drawn_from = trained
-        if self.contender == "another seed":
-            drawn_from = self._trained(replace(context, seed=context.seed + _ANOTHER))
-        samples: Samples
-        if self.contender == "DDPMPipeline":
-            samples = self.ledger(
-                sample_by_pipeline, trained, config.data.image_size, config.unet,
-                config.schedule, sampling, context,
-            )  # fmt: skip
-        else:
-            samples = self._drawn(drawn_from, sampling)
-        seconds = self._seconds(samples)
-        # By the plain path, after what is measured.
-        plain = self._drawn(trained, _without_levers(sampling))
-        alike = psnr(samples.images.clamp(-1, 1), plain.images.clamp(-1, 1)).clamp(max=100)
-        return {
-            "seconds": seconds / sampling.num_inference_steps,
-            "total_seconds": seconds,
-            "psnr_to_plain": alike.mean().item(),
-        }, [samples, plain]
+        files = self.source.train[: config.data.num_images]
+        images = files if config.loading.loader == "decode" else self._prepared(files)
+        arguments = (images, *self.shape, config.training, context)
+        more = {"loading": config.loading, "epochs": config.milestones[-1]}
+        function = train_by_tutorial if self.contender == "tutorial" else train_ddpm
+        trained: TrainedNet = self.stages(function, *arguments, **more)  # type: ignore[arg-type]
+        return trained
 
     def _drawn(self, trained: TrainedNet, sampling: SamplingConfig) -> Samples:
-        return self.ledger(
-            sample, trained, None, self.config.data.image_size, self.config.unet,
-            self.config.schedule, sampling, self.context, condition=None,
-        )  # fmt: skip
+        return self.stages(sample, trained, None, *self.shape, sampling, self.context)
 
-    def _seconds(self, result: object) -> float:
-        seconds = self.ledger.rows[self.ledger.key_of(result)].seconds
-        assert seconds is not None  # it was executed here
-        return seconds
+    def _prepared(self, files: Any) -> ImageSet:
+        return self.stages(prepare, files, self.config.data.image_size)
+
+
+_CONTESTS: Mapping[str, Callable[[_Contest], Made]] = {
+    "priors": _Contest.priors,
+    "train": _Contest.train,
+    "sample": _Contest.sample,
+}
 
 
 def _without_levers(sampling: SamplingConfig) -> SamplingConfig:
     """The reference: float32 throughout, all at once."""
-    plain = Levers()
+    plain = Levers(tf32="no")
     return replace(
         sampling,
         samples_per_batch=None,
         sampling_precision=plain.precision,
         sampling_channels_last=plain.channels_last,
-        sampling_tf32="no",
+        sampling_tf32=plain.tf32,
         sampling_attention=plain.attention,
         sampling_compile=plain.compile,
         sampling_cuda_graph=plain.cuda_graph,
     )
+
+
+# Scores -------------------------------------------------------------------------------------------
+
+_RowOf = Callable[[object], StageRow]
+
+
+def _of_priors(case: Case, made: Made, row_of: _RowOf) -> dict[str, float]:
+    """seconds: of the median image, a start that is learned shared by all. Those of a fit go by its
+    iterations: fits one after another take their time so, and of nets side by side each takes its
+    part for as long as it is there."""
+    fits, images = made["fits"], made["images"]
+    learning = 0.0 if made.get("learned") is None else _seconds(row_of(made["learned"]))
+    spent = fits.spent_iters.double().clamp(min=1)
+    each = _seconds(row_of(fits)) * spent / spent.sum() + learning / len(images)
+    reached = psnr(fits.outputs.clamp(-1, 1), images.pixels)
+    found = {
+        "seconds": each.median().item(),
+        "mean_seconds": each.mean().item(),
+        "iterations": spent.median().item(),
+        "psnr": reached.mean().item(),
+    }
+    if case.settings["early_stopping"] == "psnr":
+        # A hair's breadth is for what clamping and rounding move.
+        missed = reached < float(str(case.settings["es_psnr"])) - 0.05
+        found["censored"] = float(missed.sum())
+    return found
+
+
+def _of_training(case: Case, made: Made, row_of: _RowOf) -> dict[str, float]:
+    """seconds: of the median step."""
+    del case
+    row = row_of(made["trained"])
+    return {
+        "seconds": statistics.median(row.step_seconds),
+        "total_seconds": _seconds(row),
+        "eps_loss": made["scored"].values["eps_loss"],
+    }
+
+
+def _of_sampling(case: Case, made: Made, row_of: _RowOf) -> dict[str, float]:
+    """seconds: of a step, the whole call by its steps."""
+    samples, plain = (made[name].images.clamp(-1, 1) for name in ("samples", "plain"))
+    total = _seconds(row_of(made["samples"]))
+    return {
+        "seconds": total / float(str(case.settings["num_inference_steps"])),
+        "total_seconds": total,
+        # Equal ones are infinitely near.
+        "psnr_to_plain": psnr(samples, plain).clamp(max=100).mean().item(),
+    }
+
+
+_SCORES: Mapping[str, Callable[[Case, Made, _RowOf], dict[str, float]]] = {
+    "priors": _of_priors,
+    "train": _of_training,
+    "sample": _of_sampling,
+}
+
+
+def _seconds(row: StageRow) -> float:
+    assert row.seconds is not None  # it was executed here
+    return row.seconds

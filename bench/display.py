@@ -233,6 +233,25 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
 
 
+def operations(count: float | None) -> str:
+    """1.23 TFLOP; of none that is known a dash."""
+    return "–" if count is None else f"{_with_prefix(count, 1000, ' kMGTPE')}FLOP"
+
+
+def bytes_words(count: float | None) -> str:
+    """1.23 GiB; an unknown is a dash."""
+    return "–" if count is None else f"{_with_prefix(count, 1024, ' KMGT')}iB"
+
+
+def _with_prefix(value: float, base: int, prefixes: str) -> str:
+    """Three digits, and the prefix of the unit that follows."""
+    place = 0
+    while value >= 999.5 and place < len(prefixes) - 1:
+        value, place = value / base, place + 1
+    digits = 0 if value >= 99.95 or not place else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f} {prefixes[place].strip()}"
+
+
 # The settings a reader tells outcomes apart by, with the heads of their columns.
 _SETTINGS = {
     "protocol": "protocol",
@@ -346,21 +365,21 @@ def _cells(one: Case | Record, varied: Iterable[str]) -> list[str]:
 
 def bill(run: Run) -> str:
     """What the stages cost, and what they would have cost had no case shared any."""
-    rows = run.stage_rows()
-    costs = Costs(run.plan, rows)
-    did = sum(row.seconds or 0.0 for row in rows)
-    alone = sum(
-        row.seconds or 0.0
-        for record in run.records()
-        for row in _bill(record, costs)
-        if row is not None
-    )
-    return (
+    costs, found = Costs(run.plan, run.stage_rows()), run.records()
+    did, alone = costs.totals(found, lambda row: row.seconds)
+    if not alone:
+        return "No outcome was scored."
+    text = (
         f"The stages took {duration(did)}; had no case shared any, {duration(alone)} "
         f"({did / alone:.2f} of it)."
-        if alone
-        else "No outcome was scored."
     )
+    counted, all_counted = costs.totals(found, lambda row: row.flops)
+    if all_counted:
+        text += (
+            f" Their nets did {operations(counted)}; had no case shared any, "
+            f"{operations(all_counted)} ({counted / all_counted:.2f} of it)."
+        )
+    return text
 
 
 def _bill(record: Record, costs: Costs) -> list[StageRow | None]:

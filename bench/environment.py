@@ -16,6 +16,8 @@ import torch
 
 import dipddpm
 from bench.machine import GPU, memory_limit
+from bench.meters import Device
+from bench.peaks import measure_peaks
 from bench.records import Environment
 
 _PACKAGES = ("torch", "diffusers", "numpy", "pillow", "safetensors")
@@ -62,6 +64,7 @@ def collect(device: str) -> Environment:
         source_file=_portable(Path(dipddpm.__file__)),
         memory_limit_bytes=memory_limit(),
         mig=_mig() if cuda else None,
+        peaks=measure_peaks(Device("cuda:0" if cuda else device)),
     )
 
 

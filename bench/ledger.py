@@ -15,9 +15,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
+from bench import flops
 from bench.artifacts import Artifacts
+from bench.extents import Booked, bound
 from bench.machine import Machine
 from bench.meters import Clock, Device, Memory, SharedCounter, Spans, Steps
+from bench.predicted_memory import predicted_bytes
 from bench.records import StageRow
 from bench.warmup import warm_up
 from dipddpm.config import Context
@@ -121,10 +124,6 @@ class _Ledger(ABC):
         )
 
 
-class _Booked:
-    """Stands for a result that was never made."""
-
-
 class BookingLedger(_Ledger):
     """Books every call and performs none: what a run would do.
 
@@ -134,11 +133,13 @@ class BookingLedger(_Ledger):
     def __init__(self, there: frozenset[str] = frozenset()) -> None:
         super().__init__()
         self._there = there
+        self.booked: dict[str, Booked] = {}
 
     def _perform(
         self, function: Callable[..., Any], args: Any, kwargs: Any, row: StageRow
     ) -> tuple[Any, StageRow]:
-        return _Booked(), row.model_copy(update={"executed": row.key not in self._there})
+        booked = self.booked[row.key] = Booked(function, bound(function, args, kwargs))
+        return booked, row.model_copy(update={"executed": row.key not in self._there})
 
 
 class Warm(Protocol):
@@ -229,4 +230,10 @@ class MeasuringLedger(_Ledger):
             measured["device_process_bytes"] = self._machine.gpu_process_bytes()
         with self._spans("keep"):
             measured |= self._artifacts.keep(row.key, result)
+        # Behind the stage, which in a cold unit is the first to call anything.
+        with self._spans("flops"):
+            given = bound(function, args, kwargs)
+            measured["flops"] = flops.of_stage(function, given, result=result)
+            if self.device.is_cuda:
+                measured["predicted_bytes"] = predicted_bytes(function, given)
         return result, row.model_copy(update=measured)

@@ -26,8 +26,8 @@ def probe(device: Device) -> Probe:
     source = torch.ones(size, dtype=torch.uint8, device=device.torch_device)
     copy = torch.empty_like(source)
     found = Probe(
-        matmul_seconds=_best(device, lambda: torch.mm(matrix, matrix, out=product)),
-        copy_seconds=_best(device, lambda: copy.copy_(source)),
+        matmul_seconds=best_seconds(device, lambda: torch.mm(matrix, matrix, out=product)),
+        copy_seconds=best_seconds(device, lambda: copy.copy_(source)),
     )
     if device.is_cuda:
         del matrix, product, source, copy
@@ -35,9 +35,10 @@ def probe(device: Device) -> Probe:
     return found
 
 
-def _best(device: Device, work: Callable[[], object]) -> float:
+def best_seconds(device: Device, work: Callable[[], object], repeats: int = _REPEATS) -> float:
+    """Of a call, the device idle at both ends; the best of several."""
     taken = []
-    for _ in range(_REPEATS + 1):
+    for _ in range(repeats + 1):
         device.synchronize()
         started = time.perf_counter()
         work()

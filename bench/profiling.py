@@ -28,7 +28,14 @@ from bench.meters import Device
 from bench.records import ProfileRow, UnitSpec
 from bench.run_folder import trace_file
 from bench.sync_finder import synchronising_calls
-from dipddpm.config import Context, OutcomeConfig, PipelineConfig, start_point
+from dipddpm.config import (
+    Context,
+    OutcomeConfig,
+    PipelineConfig,
+    SamplingConfig,
+    TrainingConfig,
+    start_point,
+)
 from dipddpm.dip import fit_priors
 from dipddpm.pipeline import run_pipeline
 from dipddpm.sampling import sample
@@ -219,26 +226,24 @@ def _memory_snapshot(path: Path) -> Iterator[None]:
 
 
 def _of_training(given: dict[str, Any]) -> int:
-    num_images = min(len(given["images"]), given["training"].batch_size)
-    return flops.of_unet(
-        given["unet"], given["image_size"], num_images, in_channels=_channels(given), backward=True
-    )
+    training: TrainingConfig = given["training"]
+    num_images = min(len(given["images"]), training.batch_size)
+    return num_images * _of_unet(given)[1]
 
 
 def _of_sampling(given: dict[str, Any]) -> int:
-    return flops.of_unet(
-        given["unet"], given["image_size"], given["sampling"].num_samples,
-        in_channels=_channels(given), backward=False,
-    )  # fmt: skip
+    sampling: SamplingConfig = given["sampling"]
+    return sampling.num_samples * _of_unet(given)[0]
+
+
+def _of_unet(given: dict[str, Any]) -> tuple[int, int]:
+    in_channels = 3 if given.get("condition") is None else 6
+    return flops.of_unet(given["unet"], given["image_size"], in_channels)
 
 
 def _of_priors(given: dict[str, Any]) -> int:
     images = given["images"]
-    return flops.of_priors(given["dip"], images.pixels.shape[-1], len(images))
-
-
-def _channels(given: dict[str, Any]) -> int:
-    return 3 if given.get("condition") is None else 6
+    return len(images) * flops.of_prior(given["dip"], images.pixels.shape[-1])[1]
 
 
 # The stages with a loop, and what a step of each computes, from the arguments of its call.

@@ -43,7 +43,8 @@ from bench.versions import upgraded
 #    `protocol`, `condition_on` and those of the nets, loaders, schedules and scores.
 # 3: probes, the state of the machine and its energy; setting `files`; units of kind "profile";
 #    digests of rows and checkpoints; where a unit ran.
-SCHEMA_VERSION: Final = 3
+# 4: floating-point operations and predicted memory of stages; the measured peaks of the machine.
+SCHEMA_VERSION: Final = 4
 
 Status = Literal["ok", "oom", "nan", "error", "killed", "timeout"]
 Setting = str | int | float | bool | None | tuple[int, ...]
@@ -74,7 +75,7 @@ class Row(BaseModel):
         frozen=True, extra="forbid", ser_json_inf_nan="strings", str_max_length=MAX_TEXT
     )
 
-    schema_version: Literal[3] = SCHEMA_VERSION
+    schema_version: Literal[4] = SCHEMA_VERSION
 
     @model_validator(mode="before")
     @classmethod
@@ -151,6 +152,20 @@ class Plan(Row):
         return self
 
 
+class Peak(Row):
+    """The most operations a second that the device was seen to do, in one precision."""
+
+    precision: Literal["float32", "tf32", "float16", "bfloat16"]
+    # Of a product of two matrices, and of a convolution.
+    matmul_flops: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    conv_flops: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+    @property
+    def flops(self) -> float:
+        """The larger of the two: what the device can do, whatever asks it."""
+        return max(self.matmul_flops, self.conv_flops)
+
+
 class Environment(Row):
     """Identity: what would make another run's figures incomparable."""
 
@@ -175,6 +190,8 @@ class Environment(Row):
     memory_limit_bytes: int | None = None
     # Whether the GPU is cut into several.
     mig: bool | None = None
+    # Measured when the run began; empty in runs of earlier versions.
+    peaks: tuple[Peak, ...] = ()
 
 
 class StageRow(Row):
@@ -198,6 +215,10 @@ class StageRow(Row):
     device_peak_reserved_bytes: int | None = None
     # As the driver counts it at the end: torch's context and libraries, which it reserves beside.
     device_process_bytes: int | None = None
+    # What was to be expected on CUDA of the peak that is allocated, from shapes alone.
+    predicted_bytes: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    # Floating-point operations of its nets; None: it has none that is known.
+    flops: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     cpu_joules: float | None = None
     gpu_joules: float | None = None
     artifact_sha256: str | None = None

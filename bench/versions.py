@@ -46,6 +46,12 @@ def _to_3(kind: str, content: _Content) -> _Content:
     return content
 
 
+def _to_4(kind: str, content: _Content) -> _Content:
+    if kind in ("Case", "Record"):
+        return {**content, "settings": {**_BEFORE_4, **content["settings"]}}
+    return content
+
+
 # What was in force before there was a setting for it.
 _BEFORE_2: _Content = {
     "protocol": "corrected",
@@ -65,5 +71,33 @@ _BEFORE_2: _Content = {
     "ssim_digits": None,
 }
 _BEFORE_3: _Content = {"files": "source"}
+_BEFORE_4: _Content = {
+    "contest": "none",
+    "contender": "dipddpm",
+    "backend": "grouped",
+    "warm_start": "none",
+    "warm_start_iter": 100,
+    "es_psnr": 30.0,
+    "prior_precision": "no",
+    "prior_channels_last": False,
+    "prior_tf32": "convolutions",
+    "prior_cuda_graph": False,
+    "gradient_accumulation_steps": 1,
+    "channels_last": False,
+    "tf32": "convolutions",
+    "attention": "sdpa",
+    "compile": "no",
+    "cuda_graph": False,
+    "fused_adamw": True,
+    "foreach_ema": True,
+    "num_threads": None,
+    "samples_per_batch": None,
+    "sampling_precision": "no",
+    "sampling_channels_last": False,
+    "sampling_tf32": "convolutions",
+    "sampling_attention": "sdpa",
+    "sampling_compile": "no",
+    "sampling_cuda_graph": False,
+}
 
-_STEPS: tuple[Callable[[str, _Content], _Content], ...] = (_to_2, _to_3)
+_STEPS: tuple[Callable[[str, _Content], _Content], ...] = (_to_2, _to_3, _to_4)

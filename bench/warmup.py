@@ -24,8 +24,9 @@ from dipddpm.images import ImageSet, encode, prepare
 from dipddpm.sampling import sample
 from dipddpm.training import train_ddpm
 
-_EPOCHS = 2
-_ITERATIONS = 3
+# Of each shape of batch; and of a fit or of sampling.
+EPOCHS = 2
+ITERATIONS = 3
 
 
 def wake(device: torch.device) -> None:
@@ -72,36 +73,36 @@ def _short(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
             **arguments,
             "images": ImageSet(torch.zeros(batch, 3, size, size)),
             "loading": LoaderConfig(flip=arguments["loading"].flip),
-            "epochs": _EPOCHS,
+            "epochs": EPOCHS,
         }
 
 
 def _sampling(arguments: dict[str, Any]) -> None:
     sampling: SamplingConfig = arguments["sampling"]
-    steps = min(_ITERATIONS, sampling.num_inference_steps)
+    steps = min(ITERATIONS, sampling.num_inference_steps)
     arguments["sampling"] = dataclasses.replace(sampling, num_inference_steps=steps)
     sample(**arguments)
 
 
 def _pipeline(arguments: dict[str, Any]) -> None:
-    few = dataclasses.replace(arguments["sampling"], num_inference_steps=_ITERATIONS)
+    few = dataclasses.replace(arguments["sampling"], num_inference_steps=ITERATIONS)
     sample_by_pipeline(**{**arguments, "sampling": few})
 
 
 def _priors(arguments: dict[str, Any]) -> None:
     dip: DIPConfig = arguments["dip"]
-    arguments["dip"] = dataclasses.replace(dip, num_iter=min(_ITERATIONS, dip.num_iter))
+    arguments["dip"] = dataclasses.replace(dip, num_iter=min(ITERATIONS, dip.num_iter))
     fit_priors(**arguments)
 
 
 def _paper_loop(arguments: dict[str, Any]) -> None:
-    few = dataclasses.replace(arguments["dip"], num_iter=_ITERATIONS)
+    few = dataclasses.replace(arguments["dip"], num_iter=ITERATIONS)
     fit_by_paper_loop(**{**arguments, "dip": few})
 
 
 def _initialisation(arguments: dict[str, Any]) -> None:
     dip: DIPConfig = arguments["dip"]
-    few = min(_ITERATIONS, dip.warm_start_iter)
+    few = min(ITERATIONS, dip.warm_start_iter)
     arguments["dip"] = dataclasses.replace(dip, warm_start_iter=few)
     learn_initialisation(**arguments)
 

@@ -19,7 +19,7 @@ import torch
 from bench import records
 from bench.artifacts import Artifacts
 from bench.cases import functions_of, outcome_config, pipeline_config
-from bench.contest import Contest
+from bench.contest import run_contest, scores
 from bench.environment import LOADED_SHA256, device_name, host
 from bench.errors import shortened
 from bench.ledger import MeasuringLedger
@@ -209,10 +209,12 @@ def _run_unit(place: _Place, spec: UnitSpec, ledger: MeasuringLedger, spans: Spa
         return
     if spec.kind == "contest":
         [case] = spec.cases
-        scores, keys = Contest(case, source, context, ledger).run(str(case.settings["contest"]))
+        made = run_contest(case, source, context, ledger)
+        found = scores(case, made, lambda result: ledger.rows[ledger.key_of(result)])
+        keys = ledger.bill(*filter(None, made.values()))
         with spans("write_records"):
             place.append(records.STAGES, ledger.new_rows())
-            place.append(records.RECORDS, [_contest_record(case, spec, scores, keys)])
+            place.append(records.RECORDS, [_contest_record(case, spec, found, keys)])
         return
     cases = {outcome_config(case): case for case in spec.cases}
     for attempt in attempts(pipeline_config(spec.cases), source, context, stages=ledger):
@@ -293,9 +295,9 @@ def _failure(error: Exception) -> tuple[Status, str]:
 
 
 def _contest_record(
-    case: Case, spec: UnitSpec, scores: dict[str, float], keys: tuple[str, ...]
+    case: Case, spec: UnitSpec, found: dict[str, float], keys: tuple[str, ...]
 ) -> Record:
-    undefined = sorted(name for name, value in scores.items() if math.isnan(value))
+    undefined = sorted(name for name, value in found.items() if math.isnan(value))
     return Record(
         case_id=case.case_id,
         repeat=case.repeat,
@@ -304,7 +306,7 @@ def _contest_record(
         status="nan" if undefined else "ok",
         error=f"not a number: {', '.join(undefined)}" if undefined else None,
         settings=case.settings,
-        scores=scores,
+        scores=found,
         stages=keys,
         warnings=spec.forced,
     )

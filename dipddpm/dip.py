@@ -219,6 +219,16 @@ def fit(
     )
 
 
+def steps_of_a_fit(spent_iters: int, num_iter: int, device: str) -> int | None:
+    """Steps that were made of a fit that ended at its iterate `spent_iters`, until it was dropped.
+
+    device: its kind. None: the fit was not dropped, and made all num_iter of them.
+    """
+    between = _ITERS_BETWEEN_ASKING[device]
+    seen = -(-spent_iters // between) * between
+    return seen + 1 if seen < num_iter else None
+
+
 class _Fitting:
     """Nets and their optimizer, which move on a step at a time."""
 

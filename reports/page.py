@@ -19,6 +19,7 @@ from reports.sections import quality
 from reports.sections import run as about_run
 from reports.sections.answer import answer
 from reports.sections.arms import arms
+from reports.sections.expected import expected
 from reports.sections.ledger import ledger
 from reports.sections.loaders import loaders
 from reports.sections.loss import loss
@@ -80,6 +81,7 @@ def _sections(report: Report, csv: str) -> list[Section]:
         loss(report),
         loaders(report),
         ledger(report),
+        expected(report),
         *((shown, scored) if near_noise else (scored, shown)),
         restoration(report),
         scaling(report),

@@ -9,8 +9,8 @@ from functools import cached_property
 
 import pandas as pd
 
-from bench.costs import Costs
-from bench.records import Record, Setting, StageRow
+from bench.costs import Costs, peak_of
+from bench.records import Environment, Record, Setting, StageRow
 from reports.load import Loaded, plain_text
 
 TRAIN, SAMPLE, FIT = "train_ddpm", "sample", "fit_priors"
@@ -272,6 +272,19 @@ class Outcome:
         known = [reading for reading in readings if reading is not None]
         return sum(known) if known and len(known) == len(readings) else None
 
+    def flops(self, function: str) -> int | None:
+        """Operations of a stage's nets over the bill; None if any of its calls are not counted."""
+        rows = [charge.paid for charge in self.bill if charge.function == function]
+        known = [row.flops for row in rows if row is not None and row.flops is not None]
+        return sum(known) if known and len(known) == len(rows) else None
+
+    def share_of_peak(self, function: str, machine: Environment) -> float | None:
+        """Of the operations that the device was seen to do a second, what a stage did."""
+        flops = self.flops(function)
+        taken = self.seconds(lambda charge: charge.function == function)
+        peak = peak_of(function, self.settings, machine)
+        return None if flops is None or not taken or peak is None else flops / taken / peak
+
     def peak(self, name: str) -> int | None:
         """The highest reading of a memory meter over the bill, in bytes; None if there is none."""
         readings = [getattr(charge.paid, name) for charge in self.bill if charge.paid]
@@ -338,6 +351,7 @@ def results(run: Loaded, found: Sequence[Outcome]) -> pd.DataFrame:
     rows = [
         {
             **_result(one, functions),
+            **_computed(one, run.environment),
             "disturbed": "; ".join(run.disturbed.get(one.record.unit, ())) or None,
             **common,
         }
@@ -387,6 +401,14 @@ def _result(outcome: Outcome, functions: Iterable[str]) -> dict[str, object]:
         "gpu_joules": outcome.joules("gpu_joules"),
         **{f"stage_{name}_seconds": _stage_seconds(outcome, name) for name in functions},
         "warnings": "; ".join(map(plain_text, record.warnings)) or None,
+    }
+
+
+def _computed(outcome: Outcome, machine: Environment) -> dict[str, object]:
+    """Of the stages that compute the most."""
+    names = (FIT, TRAIN, SAMPLE)
+    return {f"{name}_flops": outcome.flops(name) for name in names} | {
+        f"{name}_share_of_peak": outcome.share_of_peak(name, machine) for name in names
     }
 
 

@@ -195,6 +195,17 @@ def bytes_of(count: int | None) -> str:
     return f"{three(count / 2**30)} GiB" if count >= 2**30 else f"{three(count / 2**20)} MiB"
 
 
+_PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def operations(count: float | None) -> str:
+    """1.23 TFLOP; an unknown is a dash."""
+    if count is None:
+        return "–"
+    size, prefix = next(((s, p) for s, p in _PREFIXES if count >= s), (1, ""))
+    return f"{three(count / size)}{NO_BREAK}{prefix}FLOP"
+
+
 def schedule(timesteps: object, beta_schedule: object) -> str:
     """1000 linear, 500 squaredcos."""
     return f"{timesteps} {str(beta_schedule).split('_')[0]}"

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from bench import dryrun
+from bench import dryrun, flops
 from bench.artifacts import Artifacts
 from bench.cases import pipeline_config
+from bench.extents import extent_of
 from bench.ledger import BookingLedger, MeasuringLedger
 from bench.machine import Machine
 from bench.meters import Device, Spans
@@ -375,7 +376,8 @@ def test_runs_of_all_seeds_and_numbers_of_images_find_their_reference_features_m
             wanted = {"99": [], "100": ["100"], "150": ["150"], "200": ["150"]}[str(num_images)]
             assert [name.split("-")[1] for name in unit.needs] == wanted
     # Booked with what is shared, each run takes the features of its samples alone.
-    assert dryrun.book(units)[1]["extract_features"] == 2 * 2 + 2 * 3
+    booking = dryrun.book(units)
+    assert booking.by_stage(booking.shared)["extract_features"] == 2 * 2 + 2 * 3
 
 
 def test_what_runs_share_is_what_they_are_given() -> None:
@@ -521,6 +523,27 @@ def test_booking_names_the_calls_that_measuring_performs(tmp_path: Path) -> None
     list(run_pipeline(config, SOURCE, Context(), stages=booked))
     shape = [(row.key, row.function, row.parents, row.executed) for row in measured.rows.values()]
     assert shape == [(r.key, r.function, r.parents, r.executed) for r in booked.rows.values()]
+    # What a call costs is known before it is made, to the last operation.
+    assert {key: row.flops for key, row in measured.rows.items()} == {
+        key: flops.of_booked(call) for key, call in booked.booked.items()
+    }
+    counted = {row.function for row in measured.rows.values() if row.flops}
+    assert counted == {"fit_priors", "train_ddpm", "sample", "score_net"}
+
+
+@pytest.mark.parametrize("train_on", ["images", "blur"])
+def test_results_are_as_large_as_they_were_booked(tmp_path: Path, train_on: str) -> None:
+    loading = LoaderConfig(loader="decode")
+    config = replace(restoring_config(), train_on=train_on, loading=loading)
+    measured, booked = new_ledger(tmp_path), BookingLedger()
+    list(run_pipeline(config, SOURCE, Context(), stages=booked))
+    expected = {key: extent_of(result) for key, result in booked._results.items()}
+    for outcome in run_pipeline(config, SOURCE, Context(), stages=measured):
+        if outcome.trained is not None:
+            assert extent_of(outcome.trained) == expected[measured.key_of(outcome.trained)]
+    known = {key: extent_of(result) for key, result in measured._results.items()}
+    assert known == {key: expected[key] for key in known}
+    assert {"encode", "join", "take", "start_nlm"} <= {measured.rows[key].function for key in known}
 
 
 def test_trained_nets_live_no_longer_than_the_pipeline_holds_them(tmp_path: Path) -> None:

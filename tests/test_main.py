@@ -240,6 +240,31 @@ def test_a_dry_run_refuses_what_no_network_mends(
     refuse(capsys, tmp_path, nowhere, "images must be one of", "nowhere")
 
 
+def test_a_plan_for_a_device_that_is_not_here(toy: Path) -> None:
+    before = everything_below(toy.parent)
+    done = bench("plan", toy, "--device", "h100")
+    assert (done.returncode, done.stderr) == (0, "")
+    [head] = [line for line in done.stdout.splitlines() if "stage" in line and "calls" in line]
+    assert "seconds" in head and "peak memory" in head
+    assert "published peak of h100" in done.stdout
+    assert everything_below(toy.parent) == before
+
+
+def test_a_dry_run_tells_seconds_unless_it_is_not_to_time(
+    capsys: pytest.CaptureFixture[str], toy: Path
+) -> None:
+    shown = []
+    for more in ([], ["--untimed"]):
+        assert main(["run", str(toy), "--dry-run", "--device", "cpu", *more]) == 0
+        shown.append(capsys.readouterr().out)
+    assert ["seconds" in text for text in shown] == [True, False]
+    assert "timed here" in shown[0]
+    [shares, same] = ([line for line in text.splitlines() if "In operations" in line]
+                      for text in shown)  # fmt: skip
+    assert shares == same
+    refuse(capsys, toy.parent, ["run", str(toy), "--untimed"], "--untimed", "--dry-run")
+
+
 def test_two_runs_into_one_folder_leave_one(tmp_path: Path) -> None:
     plan = records.Plan.model_construct()
     environment = records.Environment.model_construct()
@@ -470,7 +495,8 @@ def test_resume_refuses_what_is_not_what_it_began_with(tmp_path: Path) -> None:
 
 
 def test_the_stages_of_a_dry_run() -> None:
-    alone, shared = dryrun.book(toy_units())
+    booking = dryrun.book(toy_units())
+    alone, shared = map(booking.by_stage, (booking.alone, booking.shared))
     # 6 and 4 images in chunks of 4: one whole and a rest of 2, which is no chunk of the other; and
     # of the starts.
     assert shared["fit_priors"] == 2 + 1

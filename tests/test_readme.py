@@ -62,7 +62,7 @@ def test_its_commands_are_commands() -> None:
     commands = {line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines()}
     bench = [shlex.split(line)[3:] for line in commands if line.startswith("python -m bench")]
     names = {words[0] for words in bench}
-    assert names == {"run", "status", "resume", "clean", "units", "profile"}
+    assert names == {"run", "status", "resume", "clean", "units", "profile", "plan"}
     for words in bench:
         _parser().parse_args(words)
 

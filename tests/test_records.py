@@ -39,7 +39,7 @@ def test_rows_come_back_as_they_were_to_the_last_bit(tmp_path: Path) -> None:
         ("{", "line 2"),
         ("{}", "case_id"),
         (RECORD.model_dump_json().replace('"ok"', '"fine"'), "status"),
-        (RECORD.model_dump_json().replace('_version":3', '_version":4'), "a newer dipddpm"),
+        (RECORD.model_dump_json().replace('_version":4', '_version":5'), "a newer dipddpm"),
         (RECORD.model_dump_json().replace('"seed":0', '"seed":0,"colour":"red"'), "colour"),
     ],
 )

@@ -49,7 +49,7 @@ def shared_of(body: str) -> list[UnitSpec]:
     shared = [unit for unit in units if unit.kind == "shared"]
     assert {name for unit in units for name in unit.needs} == {unit.unit for unit in shared}
     # A run loads its priors and reference features: booked alone, what is shared has them all.
-    (_, whole), (_, alone) = dryrun.book(units), dryrun.book(shared)
+    whole, alone = (one.by_stage(one.shared) for one in map(dryrun.book, (units, shared)))
     assert whole["fit_priors"] == alone["fit_priors"]
     assert alone["sample"] == alone["train_ddpm"] == 0
     return shared
@@ -348,7 +348,8 @@ def test_reference_features_are_one_unit_for_all_seeds(num_samples: int, num_hel
     needing = [run for run in runs_of(body) if run.needs]
     assert sorted(run.cases[0].seed for run in needing) == [0, 0, 1, 1, 2, 2]
     # Each run takes the features of its samples, and none those of the references.
-    whole = dryrun.book(units_of(body))[1]["extract_features"]
+    booking = dryrun.book(units_of(body))
+    whole = booking.by_stage(booking.shared)["extract_features"]
     assert whole == 2 + sum(len(run.cases) for run in needing)
 
 

@@ -51,7 +51,7 @@ def test_a_suite_that_ships_can_run(name: str) -> None:
     assert sorted(there) == sorted((case.case_id, case.repeat) for case in found.cases)
     # Each run finds its priors and reference features made.
     shared = [unit for unit in units if unit.kind == "shared"]
-    (_, whole), (_, alone) = dryrun.book(units), dryrun.book(shared)
+    whole, alone = (one.by_stage(one.shared) for one in map(dryrun.book, (units, shared)))
     assert whole["fit_priors"] == alone["fit_priors"]
     assert alone["train_ddpm"] == alone["sample"] == 0
     # What the others take from a network is not here; there are as many of the bundled images.

@@ -14,13 +14,17 @@ from pathlib import Path
 
 import pytest
 
+from bench import dryrun, suite
 from bench.artifacts import Artifacts
+from bench.environment import collect
+from bench.forecast import Timed
 from bench.ledger import MeasuringLedger
 from bench.machine import Machine
 from bench.meters import Clock, Device, SharedCounter, Spans, Steps
 from bench.noise import PROBE_TOLERANCE
 from bench.probe import probe
-from bench.run_folder import read_progress
+from bench.run_folder import Run, read_progress
+from bench.units import plan_units
 from dipddpm.config import (
     Context,
     LoaderConfig,
@@ -91,6 +95,22 @@ def on_a_quiet_machine(check: Callable[[], None]) -> None:
             if not left or all(abs(ratio - 1) <= PROBE_TOLERANCE for ratio in ratios):
                 raise
     return None
+
+
+def test_a_plan_is_near_the_outcome(tmp_path: Path) -> None:
+    """All seconds of the stages of a suite, told by a few steps of each, within a factor of 1.5."""
+
+    def check() -> None:
+        out = tmp_path / str(time.monotonic_ns())
+        booking = dryrun.book(plan_units(suite.load("quick"), seed=0, device="cpu"))
+        timed = Timed(collect("cpu"), bundled_objects().train)
+        told = [timed.seconds(booking.calls[key]) or 0.0 for key in booking.shared.elements()]
+        command = ["run", "quick", "--device", "cpu", "--reruns", "0", "--out", str(out)]
+        subprocess.run([sys.executable, "-m", "bench", *command], cwd=ROOT, check=True)
+        taken = sum(row.seconds or 0.0 for row in Run.open(out).stage_rows())
+        assert 2 / 3 < sum(told) / taken < 3 / 2
+
+    on_a_quiet_machine(check)
 
 
 def burn(seconds: float) -> None:

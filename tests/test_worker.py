@@ -15,7 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from bench import display, environment, records, runner
+from bench import display, dryrun, environment, records, runner
 from bench.engines import Engine, ForkserverEngine, Process, SubprocessEngine
 from bench.integrity import damage
 from bench.machine import Machine
@@ -680,6 +680,27 @@ def test_the_bill_of_a_run_counts_what_was_shared_once(run: Run) -> None:
             alone += cost
     assert alone > did
     assert f"({did / alone:.2f} of it)" in display.bill(run)
+
+
+def test_the_operations_of_a_run_are_those_of_its_dry_run(run: Run) -> None:
+    booking = dryrun.book(run.plan.units)
+    rows = run.stage_rows()
+    # Each stage of each unit, whichever was loaded.
+    for stage in {row.function for row in rows}:
+        made = [row for row in rows if row.function == stage and row.executed]
+        assert len(made) == booking.by_stage(booking.shared)[stage]
+        counts = [row.flops for row in made]
+        if booking.flops(booking.shared, stage) is None:
+            assert set(counts) <= {None}
+        else:
+            assert booking.flops(booking.shared, stage) == sum(filter(None, counts))
+    # On a CPU there is no memory of a device to tell of.
+    assert {row.predicted_bytes for row in rows} == {None}
+    did, alone = (booking.flops(one) for one in (booking.shared, booking.alone))
+    assert did is not None and alone is not None
+    words = f"{display.operations(did)}; had no case shared any, {display.operations(alone)}"
+    assert f"{words} ({did / alone:.2f} of it)" in display.bill(run)
+    assert sum(summary.overhead_seconds["flops"] for summary in run.summaries()) > 0
 
 
 def test_a_failed_unit_of_priors_is_not_called_ok(
