@@ -13,6 +13,7 @@ Imports the standard library and pydantic only.
     RUN/units/UNIT/profile.jsonl   ProfileRow, one a line: a profiled stage
     RUN/units/UNIT/traces/         STAGE/STAGE.pt.trace.json.gz, for TensorBoard
     RUN/units/UNIT/log.txt         what the worker printed
+    RUN/compiled/                  what torch.compile made
 
 A unit is worked on in UNIT.part and renamed when it is whole, so it is there whole or not at all.
 """
@@ -53,6 +54,7 @@ PLAN, ENVIRONMENT, SUITE = "plan.json", "environment.json", "suite.toml"
 SPEC, RECORDS, STAGES, SUMMARY = "spec.json", "records.jsonl", "stages.jsonl", "unit.json"
 UNITS, ARTIFACTS, LOG, PROGRESS = "units", "artifacts", "log.txt", "progress"
 PROFILE, TRACES = "profile.jsonl", "traces"
+COMPILED = "compiled"
 UNFINISHED = ".part"
 # What a full disk or a quota raises, and the exit status of a worker that met it.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -75,6 +75,10 @@ def _main(unfinished: Path, started: float, import_seconds: float) -> None:
     spans = Spans()
     # What the imports made is there for good: no later collection has to walk through it.
     gc.freeze()
+    # What torch.compile makes is there for the units that follow, and for no other run.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(
+        unfinished.parent.parent.resolve() / records.COMPILED
+    )
     with spans("prepare_unit"):
         place = _Place(unfinished)
         spec = records.read(unfinished / records.SPEC, UnitSpec)
