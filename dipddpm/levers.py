@@ -12,6 +12,7 @@ from typing import Any, Generic, ParamSpec
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from dipddpm.config import Levers
@@ -40,6 +41,11 @@ def arrange(model: nn.Module, levers: Levers) -> None:
             if isinstance(layer, Attention):
                 layer.set_processor(AttnProcessor())
     if levers.compile == "model":
+        for layer in model.modules():
+            if isinstance(layer, Upsample2D):
+                # Compiled for a CPU together with what is around it, torch 2.13 gives no gradient
+                # to what lies before it.
+                setattr(layer, "forward", torch.compiler.disable(layer.forward))  # noqa: B010
         model.compile(dynamic=False)
     elif levers.compile == "blocks":
         for layer in model.modules():

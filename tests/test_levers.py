@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from torch import Tensor, nn
 
 from dipddpm.config import (
+    Compile,
     Context,
     Levers,
     LoaderConfig,
@@ -28,6 +30,11 @@ from dipddpm.loaders import Batches
 from dipddpm.sampling import _in_batches, sample, sample_ddim, spaced_timesteps, start_noise
 from dipddpm.training import TrainedNet, learning_rate_factor, train_ddpm
 
+# torch's own, when it first compiles.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
 SEED, SIZE, EPOCHS = 7, 16, 7
 SCHEDULE = NoiseScheduleConfig(num_train_timesteps=50)
 # Ten images: two batches of 4 and one of 2.
@@ -104,6 +111,27 @@ def test_a_lever_trains_as_float64_does(
     assert plain[-1] < 0.9 * plain[0]
     if tolerance == BFLOAT16:  # it did take it
         assert (losses / plain - 1).abs().max() > FLOAT32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["model", "blocks"])
+def test_a_compiled_net_has_the_gradients_of_the_net(how: Compile) -> None:
+    # At this size, and at no smaller one, a faulty gradient was once seen.
+    plain = build_unet(UNetConfig(), 32, 0)
+    compiled, whole = copy.deepcopy(plain), copy.deepcopy(plain).double()
+    generator = torch.Generator().manual_seed(0)
+    x, target = torch.randn(2, 16, 3, 32, 32, generator=generator)
+    t = torch.randint(0, 1000, (16,), generator=generator)
+    with in_force(Levers(compile=how)):
+        arrange(compiled, Levers(compile=how))
+        for net in (compiled, whole):
+            dtype = next(net.parameters()).dtype
+            loss = (net(x.to(dtype), t).sample - target.to(dtype)).square().mean()
+            loss.backward()
+    for (name, ours), theirs in zip(compiled.named_parameters(), whole.parameters(), strict=True):
+        assert ours.grad is not None and theirs.grad is not None
+        # Those of the keys' biases are 0 but for rounding.
+        assert (ours.grad - theirs.grad).norm() <= 1e-3 * theirs.grad.norm() + 1e-6, name
 
 
 @pytest.mark.cuda
