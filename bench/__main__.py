@@ -21,7 +21,7 @@ from bench.engines import Engine, ForkserverEngine, SubprocessEngine
 from bench.errors import UserError
 from bench.lifeline import ignore_interrupts
 from bench.locks import locked
-from bench.records import Plan, UnitSpec
+from bench.records import Plan, UnitSpec, is_contest
 from bench.run_folder import Run
 from bench.suite import Suite
 from bench.units import plan_profiles, plan_units
@@ -447,7 +447,7 @@ def show_status(options: argparse.Namespace) -> int:
     if options.watch:
         display.watch(run, screen)
     if not options.quiet and run.records():
-        screen.print(display.summary(run))
+        _print_results(run, screen)
     screen.print(_state(run), markup=False)
     return 0 if _is_ok(run) else 1
 
@@ -497,6 +497,14 @@ def _describe(options: argparse.Namespace, device: str, screen: Console) -> reco
     return _engine(options).describe(device)
 
 
+def _print_results(run: Run, screen: Console) -> None:
+    records = run.records()
+    if not all(map(is_contest, records)):
+        screen.print(display.summary(run))
+    if any(map(is_contest, records)):
+        screen.print(display.contests(run))
+
+
 def _work(run: Run, options: argparse.Namespace, forced: tuple[str, ...] = ()) -> int:
     screen = display.console()
     environment = run.environment
@@ -520,7 +528,7 @@ def _work(run: Run, options: argparse.Namespace, forced: tuple[str, ...] = ()) -
         screen.print(f"stopped; go on with: {_command('bench resume', run)}", markup=False)
         return 130
     if run.records():
-        screen.print(display.summary(run))
+        _print_results(run, screen)
         screen.print(display.bill(run), markup=False)
         screen.print(_state(run), markup=False)
     if run.profiles():

@@ -23,11 +23,6 @@ CONTENDERS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-def is_contest(case: Case) -> bool:
-    """Whether it is measured by `bench.contest`, and is no outcome of the pipeline."""
-    return case.settings["contest"] != "none"
-
-
 def pipeline_config(cases: tuple[Case, ...]) -> PipelineConfig:
     """The training run that gives all of `cases`, which differ in outcome settings only.
 

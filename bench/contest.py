@@ -114,7 +114,7 @@ _CONTESTS: Mapping[str, Callable[[_Contest], Made]] = {
 
 def _without_levers(sampling: SamplingConfig) -> SamplingConfig:
     """The reference: float32 throughout, all at once."""
-    plain = Levers(tf32="no")
+    plain = Levers(tf32="no", attention="sdpa")
     return replace(
         sampling,
         samples_per_batch=None,

@@ -25,7 +25,16 @@ from rich.text import Text
 from bench.costs import Costs
 from bench.errors import plain_text
 from bench.locks import is_worked_on
-from bench.records import Case, Plan, Record, Setting, StageRow, UnitSpec, UnitSummary
+from bench.records import (
+    Case,
+    Plan,
+    Record,
+    Setting,
+    StageRow,
+    UnitSpec,
+    UnitSummary,
+    is_contest,
+)
 from bench.run_folder import Run, read_progress
 
 WIDTH_IN_A_PIPE = 160
@@ -284,7 +293,7 @@ def summary(run: Run) -> Table:
     Of several seeds and repeats the mean is shown, and how many they are.
     """
     costs = Costs(run.plan, run.stage_rows())
-    records = run.records()
+    records = [record for record in run.records() if not is_contest(record)]
     varied = _varied(records)
     table = _table(f"{run.plan.suite}: seconds and scores of each setting", varied, records)
     for name in ("runs", "train s", "total s", "eps loss", "all-pairs dB", "paired dB"):
@@ -300,6 +309,27 @@ def summary(run: Run) -> Table:
             _mean([_total(bill) for bill in bills], 2) or "–",
             *(_mean([record.scores.get(name) for record in group], 3) for name in scores),
             statuses(group),
+        )
+    return table
+
+
+def contests(run: Run) -> Table:
+    """A row for each contender of a contest: its pace beside what a user would pick instead."""
+    from bench import speed  # and with it scipy, which no other command here needs
+
+    table = Table(title=f"{run.plan.suite}: contests", title_justify="left")
+    for name in ("of", "contender", "quality"):
+        table.add_column(name, overflow="fold")
+    for name in ("seconds", "pace beside baseline", "rounds"):
+        table.add_column(name, justify="right")
+    for one in speed.entries(run.records()):
+        ratio = one.ratio
+        pace = "–" if ratio is None else f"{ratio.mean:.2f}x"
+        if ratio is not None and ratio.low is not None and ratio.high is not None:
+            pace += f" [{ratio.low:.2f}, {ratio.high:.2f}]"
+        equal = {None: "", True: "equal", False: "other"}[one.gate.passed]
+        table.add_row(
+            one.contest, one.name, equal, f"{one.seconds:.3g}", pace, str(len(one.records))
         )
     return table
 

@@ -74,7 +74,7 @@ def book(units: Iterable[UnitSpec]) -> Booking:
         elif spec.kind == "contest":
             [case] = spec.cases
             stages = run_contest(case, source, context, ledger)
-            found.alone.update(ledger.bill(*filter(None, stages.values())))
+            found.alone.update(ledger.bill(*(one for one in stages.values() if one is not None)))
         else:
             config = pipeline_config(spec.cases)
             for outcome in run_pipeline(config, source, context, stages=ledger):

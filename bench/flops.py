@@ -7,8 +7,10 @@ that counter does not see the fused attention of the CPU.
 
 from __future__ import annotations
 
-import functools
+import json
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +34,47 @@ from dipddpm.scoring import score_net
 from dipddpm.training import train_ddpm
 
 _META = torch.device("meta")
+_Counts = tuple[int, int]
+
+
+class _Kept:
+    """Counts by the shapes that they are of; in a file, where there is one, so that of the many
+    processes of a run one counts a shape and the others read it."""
+
+    def __init__(self) -> None:
+        self.file: Path | None = None
+        self._known: dict[str, _Counts] = {}
+
+    def __call__(self, shape: tuple[object, ...], count: Callable[[], _Counts]) -> _Counts:
+        name = repr(shape)
+        if name not in self._known:
+            self._known |= self._read()
+        if name not in self._known:
+            self._known[name] = count()
+            self._write()
+        return self._known[name]
+
+    def _read(self) -> dict[str, _Counts]:
+        try:
+            kept = {} if self.file is None else json.loads(self.file.read_bytes())
+            return {name: (int(one), int(other)) for name, (one, other) in kept.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}  # not there yet, or nothing that was written here: it is counted again
+
+    def _write(self) -> None:
+        if self.file is None:
+            return
+        part = self.file.with_name(f"{self.file.name}.{os.getpid()}")
+        part.write_text(json.dumps(self._read() | self._known))
+        part.replace(self.file)
+
+
+_kept = _Kept()
+
+
+def keep_in(file: Path) -> None:
+    """Where counts are kept between processes."""
+    _kept.file = file
 
 
 def of_passes(net: nn.Module, *inputs: Tensor) -> tuple[int, int]:
@@ -43,29 +86,38 @@ def of_passes(net: nn.Module, *inputs: Tensor) -> tuple[int, int]:
     return int(forward), int(counter.get_total_flops())
 
 
-@functools.cache
-def of_unet(unet: UNetConfig, image_size: int, in_channels: int = 3) -> tuple[int, int]:
+def of_unet(unet: UNetConfig, image_size: int, in_channels: int = 3) -> _Counts:
     """Of a denoising step (forward), and of a training step (backward too), on one image."""
-    with _META:
-        net = build_unet(unet, image_size, 0, in_channels=in_channels)
-        x = torch.empty(1, in_channels, image_size, image_size)
-        return of_passes(net, x, torch.zeros(1, dtype=torch.int64))
+
+    def count() -> _Counts:
+        with _META:
+            net = build_unet(unet, image_size, 0, in_channels=in_channels)
+            x = torch.empty(1, in_channels, image_size, image_size)
+            return of_passes(net, x, torch.zeros(1, dtype=torch.int64))
+
+    return _kept((unet, image_size, in_channels), count)
 
 
-@functools.cache
-def of_prior(dip: DIPConfig, image_size: int) -> tuple[int, int]:
+def of_prior(dip: DIPConfig, image_size: int) -> _Counts:
     """Of the forward pass of a fit of one image, and of an iteration."""
-    # One net: of grouped convolutions the counter sees too much on the way back.
-    net = NETS[dip.net](1, dip).to(_META)
-    return of_passes(net, net.draw_input(image_size, torch.Generator()).to(_META))
+
+    def count() -> _Counts:
+        # One net: of grouped convolutions the counter sees too much on the way back.
+        net = NETS[dip.net](1, dip).to(_META)
+        return of_passes(net, net.draw_input(image_size, torch.Generator()).to(_META))
+
+    return _kept((dip.net, dip.skip_levels, dip.skip_channels, image_size), count)
 
 
-@functools.cache
 def of_features() -> int:
     """Of the features of one image."""
-    with _META, torch.no_grad(), FlopCounterMode(display=False) as counter:
-        EfficientNetLite0().eval().layers(torch.empty(1, 3, SIDE, SIDE))
-    return int(counter.get_total_flops())
+
+    def count() -> _Counts:
+        with _META, torch.no_grad(), FlopCounterMode(display=False) as counter:
+            EfficientNetLite0().eval().layers(torch.empty(1, 3, SIDE, SIDE))
+        return int(counter.get_total_flops()), 0
+
+    return _kept(("features",), count)[0]
 
 
 def of_stage(

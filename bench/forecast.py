@@ -151,7 +151,7 @@ class Timed:
         if (loop := self._loop(function, given)) is not None:
             timing, num_steps = loop
             return None if timing is None else timing.of(num_steps)
-        if not function.__module__.startswith("dipddpm."):
+        if not function.__module__.startswith(("dipddpm.", "bench.")):
             # A function of the user's is not run where nothing is to be run.
             self._left_out[function.__name__] = "a function of the user's"
             return None

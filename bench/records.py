@@ -14,6 +14,7 @@ Imports the standard library and pydantic only.
     RUN/units/UNIT/traces/         STAGE/STAGE.pt.trace.json.gz, for TensorBoard
     RUN/units/UNIT/log.txt         what the worker printed
     RUN/compiled/                  what torch.compile made
+    RUN/counts.json                operations of nets by their shapes
 
 A unit is worked on in UNIT.part and renamed when it is whole, so it is there whole or not at all.
 """
@@ -54,7 +55,7 @@ PLAN, ENVIRONMENT, SUITE = "plan.json", "environment.json", "suite.toml"
 SPEC, RECORDS, STAGES, SUMMARY = "spec.json", "records.jsonl", "stages.jsonl", "unit.json"
 UNITS, ARTIFACTS, LOG, PROGRESS = "units", "artifacts", "log.txt", "progress"
 PROFILE, TRACES = "profile.jsonl", "traces"
-COMPILED = "compiled"
+COMPILED, COUNTS = "compiled", "counts.json"
 UNFINISHED = ".part"
 # What a full disk or a quota raises, and the exit status of a worker that met it.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -92,6 +93,11 @@ class Case(Row):
     repeat: int
     seed: int
     settings: dict[str, Setting]
+
+
+def is_contest(one: Case | Record) -> bool:
+    """Whether it is of `bench.contest`, and of no outcome of the pipeline."""
+    return one.settings.get("contest", "none") != "none"
 
 
 class UnitSpec(Row):

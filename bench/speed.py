@@ -45,6 +45,7 @@ class Entry:
     ratio: the baseline's seconds over its own, by which it is faster; None for who is not ours
     to_plain: the same beside dipddpm without any lever
     quality: mean of the score over the rounds
+    ratios: of `ratio`, round by round
     """
 
     contest: str
@@ -56,6 +57,12 @@ class Entry:
     quality: float
     gate: Gate
     records: tuple[Record, ...]
+    ratios: tuple[float, ...]
+
+    @property
+    def is_allowed(self) -> bool:
+        """Of equal quality, as far as it has to be shown."""
+        return self.gate.passed is not False
 
     @property
     def is_gain(self) -> bool:
@@ -218,6 +225,10 @@ def _entry(
         quality=statistics.mean(quality.values()),
         gate=gate,
         records=tuple(rounds.values()),
+        ratios=tuple(
+            baseline[seed].scores["seconds"] / rounds[seed].scores["seconds"]
+            for seed in sorted(rounds.keys() & baseline.keys())
+        ),
     )
 
 

@@ -12,14 +12,13 @@ from bench.cases import (
     build,
     digest,
     fields_of,
-    is_contest,
     new_case,
     outcome_config,
     pipeline_config,
     settings_of,
 )
 from bench.errors import UserError
-from bench.records import Case, Setting, UnitSpec
+from bench.records import Case, Setting, UnitSpec, is_contest
 from bench.suite import Suite
 from dipddpm.config import (
     MIN_FOR_FEATURES,

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bench import records
+from bench import flops, records
 from bench.artifacts import Artifacts
 from bench.cases import functions_of, outcome_config, pipeline_config
 from bench.contest import run_contest, scores
@@ -76,9 +76,9 @@ def _main(unfinished: Path, started: float, import_seconds: float) -> None:
     # What the imports made is there for good: no later collection has to walk through it.
     gc.freeze()
     # What torch.compile makes is there for the units that follow, and for no other run.
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(
-        unfinished.parent.parent.resolve() / records.COMPILED
-    )
+    run = unfinished.parent.parent.resolve()
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(run / records.COMPILED)
+    flops.keep_in(run / records.COUNTS)
     with spans("prepare_unit"):
         place = _Place(unfinished)
         spec = records.read(unfinished / records.SPEC, UnitSpec)
@@ -215,10 +215,11 @@ def _run_unit(place: _Place, spec: UnitSpec, ledger: MeasuringLedger, spans: Spa
         [case] = spec.cases
         made = run_contest(case, source, context, ledger)
         found = scores(case, made, lambda result: ledger.rows[ledger.key_of(result)])
-        keys = ledger.bill(*filter(None, made.values()))
+        results = [result for result in made.values() if result is not None]
         with spans("write_records"):
             place.append(records.STAGES, ledger.new_rows())
-            place.append(records.RECORDS, [_contest_record(case, spec, found, keys)])
+            record = _record(case, spec, found, ledger.bill(*results))
+            place.append(records.RECORDS, [record])
         return
     cases = {outcome_config(case): case for case in spec.cases}
     for attempt in attempts(pipeline_config(spec.cases), source, context, stages=ledger):
@@ -230,12 +231,7 @@ def _run_unit(place: _Place, spec: UnitSpec, ledger: MeasuringLedger, spans: Spa
                 raise
             record = records.failure_of(case, spec.unit, *_failure(error))
         else:
-            warnings = (
-                *spec.forced,
-                *guard_rails(pipeline_config((case,)), spec.device),
-                *_left_out(source),
-            )
-            record = _record(case, outcome, spec, ledger, warnings)
+            record = _record_of(case, outcome, spec, ledger, _left_out(source))
         with spans("write_records"):
             # Its bill first: what is told of an outcome can be charged, however the process ends.
             place.append(records.STAGES, ledger.new_rows())
@@ -298,29 +294,19 @@ def _failure(error: Exception) -> tuple[Status, str]:
     return status, shortened(text)
 
 
-def _contest_record(
-    case: Case, spec: UnitSpec, found: dict[str, float], keys: tuple[str, ...]
-) -> Record:
-    undefined = sorted(name for name, value in found.items() if math.isnan(value))
-    return Record(
-        case_id=case.case_id,
-        repeat=case.repeat,
-        seed=case.seed,
-        unit=spec.unit,
-        status="nan" if undefined else "ok",
-        error=f"not a number: {', '.join(undefined)}" if undefined else None,
-        settings=case.settings,
-        scores=found,
-        stages=keys,
-        warnings=spec.forced,
-    )
-
-
-def _record(
+def _record_of(
     case: Case, outcome: Outcome, spec: UnitSpec, ledger: MeasuringLedger, warnings: tuple[str, ...]
 ) -> Record:
     scores = {name: value for part in outcome.scores for name, value in part.values.items()}
     warned = [text for part in outcome.scores for text in part.warnings]
+    record = _record(case, spec, scores, ledger.bill(*outcome.scores))
+    told = (*record.warnings, *warnings, *dict.fromkeys(warned))
+    return record.model_copy(update={"samples": ledger.key_of(outcome.samples), "warnings": told})
+
+
+def _record(
+    case: Case, spec: UnitSpec, scores: dict[str, float], stages: tuple[str, ...]
+) -> Record:
     undefined = sorted(name for name, value in scores.items() if math.isnan(value))
     return Record(
         case_id=case.case_id,
@@ -331,9 +317,8 @@ def _record(
         error=f"not a number: {', '.join(undefined)}" if undefined else None,
         settings=case.settings,
         scores=scores,
-        samples=ledger.key_of(outcome.samples),
-        stages=ledger.bill(*outcome.scores),
-        warnings=(*warnings, *dict.fromkeys(warned)),
+        stages=stages,
+        warnings=(*spec.forced, *guard_rails(pipeline_config((case,)), spec.device)),
     )
 
 

@@ -52,7 +52,7 @@ BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"
 PredictionType = Literal["epsilon", "v_prediction"]
 LRSchedule = Literal["constant", "cosine"]
 MixedPrecision = Literal["no", "fp16", "bf16"]
-Attention = Literal["sdpa", "eager"]
+Attention = Literal["auto", "sdpa", "eager"]
 Compile = Literal["no", "model", "blocks"]
 TF32 = Literal["no", "convolutions", "all"]
 Task = Literal["generate", "restore"]
@@ -175,9 +175,9 @@ class DIPConfig:
     def backend_on(self, device: str, image_size: int) -> Backend:
         """The backend that "auto" stands for on a device of that kind, by what has been measured.
 
-        On two CPU cores nets side by side take 0.2 of the time of net after net at 16 pixels and
-        0.3-0.6 at 32, where most of it goes into starting operations; from 64 on the convolutions
-        of one net are the quicker ones (the suite `speed-cpu`).
+        On a CPU nets side by side are quicker than net after net at 32 pixels, where much of the
+        time goes into starting operations. From 64 on they are not, and one net at a time is what
+        lower precision makes quicker (the suite `speed-cpu`).
         """
         if self.backend != "auto":
             return self.backend
@@ -252,7 +252,8 @@ class Levers:
     precision: of convolutions and matrix products ("no": that of the weights)
     channels_last: the layout of images and weights in memory
     tf32: on CUDA, in which float32 products take 10 bits of mantissa; torch's own: convolutions
-    attention: "sdpa": torch's fused attention; "eager": softmax and two matrix products
+    attention: "sdpa": torch's fused attention; "eager": softmax and two matrix products; "auto":
+        the latter on a CPU, where it is the quicker one (the suite `speed-cpu`)
     compile: by torch.compile, the whole net, or each of its blocks, which compiles equal ones once
     cuda_graph: on CUDA, a step is recorded once for each shape and played again in one launch
     num_threads: on a CPU
@@ -261,7 +262,7 @@ class Levers:
     precision: MixedPrecision = "no"
     channels_last: bool = False
     tf32: TF32 = "convolutions"
-    attention: Attention = "sdpa"
+    attention: Attention = "auto"
     compile: Compile = "no"
     cuda_graph: bool = False
     num_threads: int | None = None
@@ -289,7 +290,7 @@ class TrainingConfig:
     # What follows moves a result by its rounding alone: see `Levers`.
     channels_last: bool = False
     tf32: TF32 = "convolutions"
-    attention: Attention = "sdpa"
+    attention: Attention = "auto"
     compile: Compile = "no"
     cuda_graph: bool = False
     # One kernel for all weights in place of several for each; and so for their average.
@@ -363,7 +364,7 @@ class SamplingConfig:
     sampling_precision: MixedPrecision = "no"
     sampling_channels_last: bool = False
     sampling_tf32: TF32 = "convolutions"
-    sampling_attention: Attention = "sdpa"
+    sampling_attention: Attention = "auto"
     sampling_compile: Compile = "no"
     sampling_cuda_graph: bool = False
     restoration: RestorationConfig = RestorationConfig()

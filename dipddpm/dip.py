@@ -199,7 +199,7 @@ def fit(
         fitting = _Fitting(net, dip, levers, device)
         for k in watch(range(dip.num_iter)):
             tell(k, fitting.step(own_input(), target[rows]))
-            if stopping is None or k % _ITERS_BETWEEN_ASKING[device.type]:
+            if stopping is None or k == 0 or k % _ITERS_BETWEEN_ASKING[device.type]:
                 continue
             still = stopping.running[rows].nonzero()[:, 0]
             if not len(still):

@@ -36,7 +36,8 @@ def arrange(model: nn.Module, levers: Levers) -> None:
     """Layout, attention and compilation of a net on its device, in place."""
     if levers.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if levers.attention == "eager":
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    if levers.attention == "eager" or (levers.attention == "auto" and on_cpu):
         for layer in model.modules():
             if isinstance(layer, Attention):
                 layer.set_processor(AttnProcessor())

@@ -27,6 +27,7 @@ from bench.records import (
     Record,
     StageRow,
     UnitSummary,
+    is_contest,
 )
 from bench.run_folder import Run, artifact_file
 
@@ -39,6 +40,7 @@ _LOG_BYTES = 8_000
 class Loaded:
     """A run folder, read and checked.
 
+    records, contests: of outcomes of the pipeline, and of parts of it by themselves
     missing: the cases without a record
     missing_units: units of the plan that are not done, those without cases of their own included
     attempts: attempts at units that were kept aside, by the names of their folders
@@ -51,6 +53,7 @@ class Loaded:
     plan: Plan
     environment: Environment
     records: tuple[Record, ...]
+    contests: tuple[Record, ...]
     rows: tuple[StageRow, ...]
     summaries: tuple[UnitSummary, ...]
     missing: tuple[Case, ...]
@@ -98,13 +101,15 @@ def load_run(folder: Path) -> Loaded:
     "there."""
     run = Run.open(folder)
     records, profiles = run.records(), run.profiles()
+    contests = [record for record in records if is_contest(record)]
     if not records and not profiles:
         raise UserError(f"{folder}: no record yet; make some with: python -m bench resume {folder}")
     return Loaded(
         folder=folder,
         plan=run.plan,
         environment=run.environment,
-        records=tuple(map(_with_plain_settings, records)),
+        records=tuple(_with_plain_settings(record) for record in records if not is_contest(record)),
+        contests=tuple(map(_with_plain_settings, contests)),
         rows=tuple(run.stage_rows()),
         summaries=tuple(run.summaries()),
         missing=tuple(run.missing()),

@@ -30,6 +30,7 @@ from reports.sections.profile import profile
 from reports.sections.published import published
 from reports.sections.restoration import restoration
 from reports.sections.scaling import scaling
+from reports.sections.speed import speed
 from reports.tables import results
 from reports.words import plural
 
@@ -69,8 +70,11 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def _sections(report: Report, csv: str) -> list[Section]:
-    if not report.run.records:  # of `bench profile`, which measures nothing
-        return [profile(report), about_run.troubles(report), about_run.environment(report)]
+    if not report.run.records:  # of `bench profile`, which measures nothing, or of contests alone
+        ends = [about_run.troubles(report), about_run.environment(report)]
+        if report.run.contests:
+            return [speed(report), noise(report), machine(report), *ends]
+        return [profile(report), *ends]
     shown, scored = pictures(report), quality.quality(report)
     # Noise is judged by looking at it, not by a score of it.
     near_noise = 2 * sum(one.looks_like_noise for one in report.generated) > len(report.generated)
@@ -86,6 +90,7 @@ def _sections(report: Report, csv: str) -> list[Section]:
         restoration(report),
         scaling(report),
         profile(report),
+        speed(report),
         noise(report),
         machine(report),
         about_run.results(report, csv),
@@ -114,7 +119,7 @@ def _html(report: Report, csv: str) -> str:
         facts=[
             f"{machine.device_name} ({machine.device})",
             f"commit {(machine.commit or 'unknown')[:12]}{changes}",
-            f"{plural(len(report.found), 'outcome')} in {about_run.minutes(report)} of work",
+            f"{_what(report)} in {about_run.minutes(report)} of work",
             f"begun {plan.created[:10]}",
         ],
         incomplete=_incomplete(report),
@@ -124,6 +129,11 @@ def _html(report: Report, csv: str) -> str:
         script_digest=digest,
     )
     return plain_text(html)
+
+
+def _what(report: Report) -> str:
+    counts = {"outcome": len(report.found), "contest": len(report.run.contests)}
+    return " and ".join(plural(count, one) for one, count in counts.items() if count) or "nothing"
 
 
 def _words(text: str) -> Markup:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -199,6 +201,30 @@ def test_of_the_loop_of_the_paper(stop: Any) -> None:
     given = bound(fit_by_paper_loop, (images(2), dip, CONTEXT), {})
     assert flops.of_stage(fit_by_paper_loop, given, result=made) == counter.get_total_flops()
     assert (made.spent_iters < 9).any() == (stop == "psnr")
+
+
+def test_what_one_process_counted_another_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unet = UNetConfig(block_out_channels=(8,), attention_levels=(), norm_num_groups=4)
+    counted = flops.of_unet(unet, 16), flops.of_prior(DIPConfig(), 16)
+
+    def of_another_process(file: str) -> tuple[tuple[int, int], tuple[int, int]]:
+        monkeypatch.setattr(flops, "_kept", flops._Kept())
+        flops.keep_in(tmp_path / file)
+        return flops.of_unet(unet, 16), flops.of_prior(DIPConfig(num_iter=7), 16)
+
+    assert of_another_process("counts.json") == counted
+    kept = json.loads((tmp_path / "counts.json").read_text())
+    assert sorted(map(tuple, kept.values())) == sorted(counted)
+    (tmp_path / "told.json").write_text(json.dumps({name: [1, 2] for name in kept}))
+    assert of_another_process("told.json") == ((1, 2), (1, 2))  # it was read, not counted
+    for garbage in ("", "[]", '{"a": 1}', '{"a": ["x", 1]}', "\0"):
+        (tmp_path / "broken.json").write_text(garbage)
+        assert of_another_process("broken.json") == counted
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "broken.json", "counts.json", "told.json"
+    ]  # fmt: skip
 
 
 def test_of_features() -> None:

@@ -86,7 +86,7 @@ def plain(objects16: ImageSet, tiny_unet: UNetConfig) -> Tensor:
     [
         ({}, FLOAT32),
         ({"channels_last": True}, FLOAT32),
-        ({"attention": "eager"}, FLOAT32),
+        ({"attention": "sdpa"}, FLOAT32),
         ({"gradient_accumulation_steps": 3}, FLOAT32),
         ({"fused_adamw": False}, FLOAT32),
         ({"foreach_ema": False}, FLOAT32),
@@ -225,7 +225,7 @@ def plain_samples(net: TrainedNet, tiny_unet: UNetConfig) -> Tensor:
 SAMPLING_LEVERS = [
     ({}, 1e-4),
     ({"sampling_channels_last": True}, 1e-4),
-    ({"sampling_attention": "eager"}, 1e-4),
+    ({"sampling_attention": "sdpa"}, 1e-4),
     ({"sampling_precision": "bf16"}, 0.1),
 ]
 
@@ -316,7 +316,11 @@ def test_a_batch_that_memory_does_not_hold_is_halved(fits: int) -> None:
 
 
 def test_attention_is_the_one_asked_for(tiny_unet: UNetConfig) -> None:
-    for levers, kind in ((Levers(attention="eager"), AttnProcessor), (Levers(), AttnProcessor2_0)):
+    for levers, kind in (
+        (Levers(attention="eager"), AttnProcessor),
+        (Levers(attention="sdpa"), AttnProcessor2_0),
+        (Levers(), AttnProcessor),  # on a CPU
+    ):
         model = build_unet(tiny_unet, SIZE, 0)
         arrange(model, levers)
         layers = [layer for layer in model.modules() if isinstance(layer, Attention)]

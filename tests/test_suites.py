@@ -46,10 +46,14 @@ def test_a_suite_that_ships_can_run(name: str) -> None:
     found = suite.load(name)
     units = plan_units(found, seed=0, device="cpu")
     there = [
-        (case.case_id, case.repeat) for unit in units if unit.kind == "train" for case in unit.cases
+        (case.case_id, case.repeat)
+        for unit in units
+        if unit.kind in ("train", "contest")
+        for case in unit.cases
     ]
     assert sorted(there) == sorted((case.case_id, case.repeat) for case in found.cases)
-    # Each run finds its priors and reference features made.
+    # Each run finds its priors and reference features made; a contest is of making them.
+    units = [unit for unit in units if unit.kind != "contest"]
     shared = [unit for unit in units if unit.kind == "shared"]
     whole, alone = (one.by_stage(one.shared) for one in map(dryrun.book, (units, shared)))
     assert whole["fit_priors"] == alone["fit_priors"]
@@ -60,7 +64,8 @@ def test_a_suite_that_ships_can_run(name: str) -> None:
 
 
 def test_each_suite_has_its_twin_for_two_cores() -> None:
-    assert set(suite.names()) == {"quick", *TWINS, *(f"{name}-cpu" for name in TWINS)}
+    twins = {*TWINS, *(f"{name}-cpu" for name in TWINS)}
+    assert set(suite.names()) == {"quick", "speed-cpu", *twins}
     assert all("Cost:" in suite.load(name).about for name in suite.names() if name != "quick")
 
 

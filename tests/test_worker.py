@@ -640,7 +640,7 @@ def test_a_score_that_is_no_number_has_a_status(tmp_path: Path) -> None:
     from bench.artifacts import Artifacts
     from bench.cases import pipeline_config
     from bench.ledger import MeasuringLedger
-    from bench.worker import _record
+    from bench.worker import _record_of
     from dipddpm.config import Context
     from dipddpm.pipeline import run_pipeline
 
@@ -649,10 +649,10 @@ def test_a_score_that_is_no_number_has_a_status(tmp_path: Path) -> None:
     ledger = MeasuringLedger("unit", Device("cpu"), Machine(), artifacts, Spans())
     config = pipeline_config(spec.cases)
     outcome = next(run_pipeline(config, bundled_objects(), Context(), stages=ledger))
-    assert _record(spec.cases[0], outcome, spec, ledger, ()).status == "ok"
+    assert _record_of(spec.cases[0], outcome, spec, ledger, ()).status == "ok"
     of_net = next(scores for scores in outcome.scores if "eps_loss" in scores.values)
     of_net.values["eps_loss"] = float("nan")
-    record = _record(spec.cases[0], outcome, spec, ledger, ("careful",))
+    record = _record_of(spec.cases[0], outcome, spec, ledger, ("careful",))
     assert (record.status, record.error) == ("nan", "not a number: eps_loss")
     assert record.warnings[0] == "careful"
 

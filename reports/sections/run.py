@@ -189,6 +189,10 @@ def troubles(report: Report) -> Section:
     if failed:
         said = _by_text(one.failure or "" for one in failed)
         blocks.append(Listing(said, f"Failures; run again by `{run.resume} --retry-failed`"))
+    lost = [one for one in run.contests if one.status != "ok"]
+    if lost:
+        said = _by_text(one.error or one.status for one in lost)
+        blocks.append(Listing(said, f"Failed contests; run again by `{run.resume} --retry-failed`"))
     for summary in units:
         text = plain_text(summary.error or summary.status)
         tail = log_tail(run, summary.unit)

@@ -1,0 +1,447 @@
+"""Contests: what is timed is what is told, and no gain is had by lost quality."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import pytest
+import torch
+
+from bench.__main__ import main
+from bench.cases import digest
+from bench.contest import run_contest, scores
+from bench.dryrun import book
+from bench.engines import ForkserverEngine
+from bench.errors import UserError
+from bench.extents import bound
+from bench.records import Case, Record, StageRow
+from bench.run_folder import Run
+from bench.speed import Entry, entries, gate_priors, gate_sampling, gate_training
+from bench.units import plan_units
+from dipddpm.config import (
+    Context,
+    DIPConfig,
+    LoaderConfig,
+    NoiseScheduleConfig,
+    SamplingConfig,
+    TrainingConfig,
+    UNetConfig,
+)
+from dipddpm.dip import fit_priors
+from dipddpm.images import ImageSet, prepare, take
+from dipddpm.metrics import psnr
+from dipddpm.sampling import sample
+from dipddpm.scoring import score_net
+from dipddpm.sources import ImageSource
+from dipddpm.training import TrainedNet, train_ddpm
+from tests.test_report_figures import section, text
+from tests.toy import BASE, new_run, run_all, toy_suite
+
+SEEDS = range(6)
+TOY = f"""{BASE}
+[[grid]]
+contest = "priors"
+num_images = 3
+epochs = 1
+contender = ["dipddpm", "paper loop"]
+seed = [0, 1]
+[[grid]]
+contest = "priors"
+num_images = 3
+epochs = 1
+prior_precision = "bf16"
+warm_start = "learned"
+warm_start_iter = 4
+seed = [0, 1]
+[[grid]]
+contest = "train"
+num_images = 6
+epochs = 2
+contender = ["dipddpm", "tutorial"]
+seed = [0, 1]
+[[grid]]
+contest = "sample"
+num_images = 4
+epochs = 1
+contender = ["dipddpm", "DDPMPipeline", "another seed"]
+seed = [0, 1]
+"""
+
+
+class Measured:
+    """Stages that are performed, each with a row of its own."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, StageRow] = {}
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.results: list[object] = []
+
+    def __call__(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        self.calls.append((function.__name__, bound(function, args, kwargs)))
+        self.results.append(result)
+        self.rows[id(result)] = StageRow(
+            key=f"k{len(self.calls)}", function=function.__name__, parents=(), unit="u",
+            executed=True, seconds=float(10 ** len(self.calls)), step_seconds=(9.0, 1.0, 2.0),
+        )  # fmt: skip
+        return result
+
+    def seconds(self, function: str) -> list[float]:
+        return [row.seconds or 0 for row in self.rows.values() if row.function == function]
+
+
+@pytest.fixture(scope="module")
+def contested(objects: ImageSource) -> dict[tuple[str, ...], Any]:
+    """Of seed 0: what was called, what it made, and its scores."""
+    found = {}
+    for case in toy_suite(TOY).cases:
+        if case.seed == 0:
+            names = ("contest", "contender", "prior_precision")
+            found[tuple(str(case.settings[name]) for name in names)] = measured(case, objects)
+    return found
+
+
+def measured(case: Case, source: ImageSource) -> tuple[Measured, Any, dict[str, float]]:
+    stages = Measured()
+    made = run_contest(case, source, Context(), stages)
+    return stages, made, scores(case, made, lambda result: stages.rows[id(result)])
+
+
+def test_the_seconds_of_a_prior_are_those_of_its_fit(contested: Any) -> None:
+    for contender, function in (("dipddpm", "fit_priors"), ("paper loop", "fit_by_paper_loop")):
+        stages, made, told = contested["priors", contender, "no"]
+        [taken] = stages.seconds(function)
+        assert told["seconds"] == told["mean_seconds"] == pytest.approx(taken / 3)
+        reached = psnr(made["fits"].outputs.clamp(-1, 1), made["images"].pixels)
+        assert told["psnr"] == pytest.approx(reached.mean().item())
+        assert "censored" not in told
+
+
+def test_a_learned_start_is_paid_by_all_its_fits(contested: Any) -> None:
+    stages, _, told = contested["priors", "dipddpm", "bf16"]
+    [learned], [fitted] = (stages.seconds(name) for name in ("learn_initialisation", "fit_priors"))
+    assert told["mean_seconds"] == pytest.approx((learned + fitted) / 3)
+    given = dict(stages.calls)["fit_priors"]
+    assert given["initialisation"] is not None
+
+
+def test_an_image_that_stops_early_takes_its_share(objects: ImageSource) -> None:
+    grid = """[[grid]]
+contest = "priors"
+contender = ["dipddpm", "paper loop"]
+num_images = 4
+epochs = 1
+num_iter = 60
+early_stopping = "psnr"
+es_psnr = 14.0
+"""
+    for case in toy_suite(f"{BASE}{grid}").cases:
+        stages, made, told = measured(case, objects)
+        spent = made["fits"].spent_iters
+        assert 0 < spent.min() < spent.max()
+        row = stages.rows[id(made["fits"])]
+        each = [(row.seconds or 0) * one / spent.sum().item() for one in spent.tolist()]
+        assert told["mean_seconds"] == pytest.approx(sum(each) / 4)
+        assert told["seconds"] == pytest.approx(sorted(each)[1])  # the lower median
+        reached = psnr(made["fits"].outputs.clamp(-1, 1), made["images"].pixels)
+        assert told["censored"] == int((reached < 13.95).sum())
+
+
+def test_a_training_step_is_the_median_one(contested: Any) -> None:
+    for contender, function in (("dipddpm", "train_ddpm"), ("tutorial", "train_by_tutorial")):
+        stages, made, told = contested["train", contender, "no"]
+        assert told["seconds"] == 2.0
+        assert [told["total_seconds"]] == stages.seconds(function)
+        assert told["eps_loss"] == made["scored"].values["eps_loss"]
+        assert [name for name, _ in stages.calls] == ["prepare", function, "prepare", "score_net"]
+
+
+def test_samples_are_held_beside_those_of_the_plain_path(contested: Any) -> None:
+    _, _, plain = contested["sample", "dipddpm", "no"]
+    assert plain["psnr_to_plain"] == 100  # they are the same
+    stages, made, told = contested["sample", "another seed", "no"]
+    assert [name for name, _ in stages.calls].count("train_ddpm") == 2
+    (first, of_another), (_, of_plain) = (
+        (name, given["trained"]) for name, given in stages.calls if name == "sample"
+    )
+    assert first == "sample" and of_another is not of_plain
+    expected = psnr(made["samples"].images, made["plain"].images).mean().item()
+    assert told["psnr_to_plain"] == pytest.approx(expected) and expected < 60
+    stages, _, told = contested["sample", "DDPMPipeline", "no"]
+    [taken] = stages.seconds("sample_by_pipeline")
+    assert told["seconds"] == taken / dict(stages.calls)["sample"]["sampling"].num_inference_steps
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('contest = "race"', "contest must be one of none, priors, train, sample, got 'race'"),
+        ('contender = "tutorial"', "contender must be one of dipddpm with contest = none"),
+        ('contest = "priors"\ncontender = "tutorial"', "one of dipddpm, paper loop with contest"),
+        ('contender = "nobody"', "contender must be one of dipddpm, paper loop, tutorial"),
+    ],
+)
+def test_a_contest_that_there_is_not_is_refused(text: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        toy_suite(f"{BASE}[[grid]]\nepochs = 1\nnum_images = 4\n{text}\n")
+
+
+def test_contenders_take_turns() -> None:
+    units = plan_units(toy_suite(TOY), seed=3, device="cpu")
+    assert {unit.kind for unit in units} == {"contest"} and len(units) == 16
+    rounds = [(unit.cases[0].settings["contest"], unit.cases[0].seed) for unit in units]
+    # Each round is whole before the next begins ...
+    assert len(set(rounds)) == 6
+    assert [one for i, one in enumerate(rounds) if i == 0 or rounds[i - 1] != one] == list(
+        dict.fromkeys(rounds)
+    )
+    # ... and in an order of its own.
+    orders = {
+        tuple(unit.cases[0].settings["contender"] for unit in units if unit.cases[0].seed == seed)
+        for seed in (0, 1)
+    }
+    others = plan_units(toy_suite(TOY), seed=4, device="cpu")
+    assert len(orders) == 2 or [one.unit for one in units] != [one.unit for one in others]
+
+
+# What they come to --------------------------------------------------------------------------------
+
+
+def record(case: Case, **told: float) -> Record:
+    return Record(
+        case_id=case.case_id, repeat=1, seed=case.seed, unit=f"u-{digest([case.case_id])}",
+        status="ok", settings=case.settings, scores=told,
+    )  # fmt: skip
+
+
+def of_train(
+    contender: str, seconds: list[float], losses: list[float], **levers: Any
+) -> list[Record]:
+    [case] = toy_suite(f'{BASE}[[grid]]\ncontest = "train"\nnum_images = 4\nepochs = 1\n').cases
+    settings = {**case.settings, "contender": contender, **levers}
+    return [
+        record(
+            case.model_copy(
+                update={"settings": settings, "seed": seed, "case_id": f"{contender}{levers}{seed}"}
+            ),
+            seconds=second,
+            eps_loss=loss,
+        )
+        for seed, (second, loss) in enumerate(zip(seconds, losses, strict=True))
+    ]
+
+
+LOSSES = [0.50, 0.52, 0.48, 0.51, 0.49, 0.53]
+PACES = [1.00, 1.10, 0.90, 1.05, 0.95, 1.00]
+
+
+def by_name(records: list[Record]) -> dict[str, Entry]:
+    return {one.name: one for one in entries(records)}
+
+
+def test_ratios_are_of_pairs_in_one_round() -> None:
+    baseline = of_train("tutorial", [2 * pace for pace in PACES], LOSSES)
+    plain = of_train("dipddpm", PACES, LOSSES)
+    lever = of_train("dipddpm", [pace / 1.25 for pace in PACES], LOSSES, channels_last=True)
+    found = by_name([*lever, *baseline, *plain])
+    assert list(found) == [
+        "dipddpm, channels_last = True",
+        "dipddpm",
+        "tutorial",
+    ]  # the quickest first
+    ours = found["dipddpm, channels_last = True"]
+    assert ours.ratio is not None and ours.to_plain is not None
+    # Each round slows all alike: the ratio has no spread.
+    assert (ours.ratio.low, ours.ratio.mean, ours.ratio.high) == pytest.approx((2.5, 2.5, 2.5))
+    assert ours.to_plain.mean == pytest.approx(1.25) and ours.to_plain.n == 6
+    assert ours.ratios == pytest.approx([2.5] * 6)
+    assert ours.is_gain and ours.gate.passed
+    assert found["tutorial"].ratio is None and found["dipddpm"].to_plain is None
+    assert not found["dipddpm"].is_gain  # there is no lever
+
+
+def test_of_too_few_rounds_or_of_lost_quality_is_no_gain() -> None:
+    plain = of_train("dipddpm", PACES, LOSSES)
+    quick = [pace / 2 for pace in PACES]
+    few = of_train("dipddpm", quick[:5], LOSSES[:5], channels_last=True)
+    worse = of_train("dipddpm", quick, [loss + 0.05 for loss in LOSSES], attention="eager")
+    same = of_train("dipddpm", quick, [loss + 0.001 for loss in LOSSES], fused_adamw=False)
+    uneven = [pace * factor for pace, factor in zip(PACES, (0.5, 2, 0.5, 2, 0.5, 2), strict=True)]
+    unsure = of_train("dipddpm", uneven, LOSSES, tf32="all")
+    found = by_name([*plain, *few, *worse, *same, *unsure])
+    gains = {name: one.is_gain for name, one in found.items()}
+    assert gains == {
+        "dipddpm": False,
+        "dipddpm, channels_last = True": False,
+        "dipddpm, attention = eager": False,
+        "dipddpm, fused_adamw = False": True,
+        "dipddpm, tf32 = all": False,
+    }
+    assert found["dipddpm, attention = eager"].gate.passed is False
+    assert found["dipddpm, attention = eager"].is_allowed is False
+
+
+def test_the_gate_of_training_is_a_standard_deviation_of_seeds() -> None:
+    plain = dict(enumerate(LOSSES))
+    band = torch.tensor(LOSSES, dtype=torch.float64).std().item()
+    for rise, passed in ((-1.0, True), (0.0, True), (0.99 * band, True), (1.01 * band, False)):
+        assert gate_training({s: loss + rise for s, loss in plain.items()}, plain).passed is passed
+    # What is unsure does not pass: the whole interval has to.
+    unsure = {seed: loss + band * (-1) ** seed * 3 for seed, loss in plain.items()}
+    assert gate_training(unsure, plain).passed is False
+    assert gate_training({0: 0.5}, plain).passed is None
+
+
+def test_the_gate_of_priors_is_a_tenth_of_a_decibel() -> None:
+    plain = {seed: 20.0 + seed for seed in SEEDS}
+    for loss, passed in ((0.0, True), (0.09, True), (0.11, False), (-1.0, True)):
+        found = gate_priors({seed: value - loss for seed, value in plain.items()}, plain)
+        assert found.passed is passed
+    assert gate_priors({}, plain).passed is None
+
+
+def test_the_gate_of_sampling_is_another_seed() -> None:
+    another = {seed: 12.0 + 0.1 * seed for seed in SEEDS}
+    assert gate_sampling({seed: 40.0 + seed for seed in SEEDS}, another).passed is True
+    assert gate_sampling({seed: 11.0 + 0.1 * seed for seed in SEEDS}, another).passed is False
+    assert gate_sampling(dict.fromkeys(SEEDS, 40.0), {}).passed is None
+
+
+# The gates, on real nets ----------------------------------------------------------------------
+
+
+UNET = UNetConfig(block_out_channels=(8, 16), attention_levels=(1,), norm_num_groups=4)
+SCHEDULE = NoiseScheduleConfig()
+TRAINING = TrainingConfig(batch_size=16, learning_rate=3e-3, ema_decay=0.0)
+
+
+@pytest.fixture(scope="module")
+def nets(objects: ImageSource) -> dict[int, TrainedNet]:
+    images = prepare(objects.train[:32], 16)
+    return {
+        seed: train_ddpm(
+            images, 16, UNET, SCHEDULE, TRAINING, Context(seed=seed),
+            loading=LoaderConfig(), epochs=20,
+        )
+        for seed in range(7)
+    }  # fmt: skip
+
+
+def test_too_few_steps_and_a_wrong_dtype_are_rejected(nets: dict[int, TrainedNet]) -> None:
+    def drawn(net: TrainedNet, seed: int, steps: int = 20) -> torch.Tensor:
+        sampling = SamplingConfig(num_samples=4, num_inference_steps=steps)
+        return sample(net, None, 16, UNET, SCHEDULE, sampling, Context(seed=seed)).images
+
+    def alike(of: Any) -> dict[int, float]:
+        return {
+            seed: psnr(of(seed), drawn(nets[seed], seed)).clamp(max=100).mean().item()
+            for seed in SEEDS
+        }
+
+    def rounded(net: TrainedNet, dtype: torch.dtype) -> TrainedNet:
+        weights = {name: one.to(dtype).float() for name, one in net.ema_weights.items()}
+        return replace(net, ema_weights=weights)
+
+    another = alike(lambda seed: drawn(nets[seed + 1], seed))
+    assert all(math.isfinite(value) for value in another.values())
+    assert gate_sampling(alike(lambda seed: drawn(nets[seed], seed)), another).passed is True
+    in_bf16 = alike(lambda seed: drawn(rounded(nets[seed], torch.bfloat16), seed))
+    assert gate_sampling(in_bf16, another).passed is True
+    in_fp8 = alike(lambda seed: drawn(rounded(nets[seed], torch.float8_e5m2), seed))
+    assert max(in_fp8.values()) < min(in_bf16.values())
+    assert gate_sampling(alike(lambda seed: drawn(nets[seed], seed, 1)), another).passed is False
+
+
+def test_fewer_iterations_are_rejected(objects16: ImageSet) -> None:
+    images = take(objects16, 0, 4)
+
+    def reached(**settings: Any) -> dict[int, float]:
+        dip = DIPConfig(**{"num_iter": 60, **settings})
+        return {
+            seed: fit_priors(images, dip, Context(seed=seed)).psnr_last.mean().item()
+            for seed in SEEDS
+        }
+
+    plain = reached()
+    assert gate_priors(reached(num_iter=50), plain).passed is False
+    assert gate_priors(reached(num_iter=70), plain).passed is True
+    assert gate_priors(reached(prior_channels_last=False), plain).passed is True
+
+
+def test_a_shorter_training_is_rejected(objects: ImageSource) -> None:
+    def losses(epochs: int) -> dict[int, float]:
+        found = {}
+        for seed in SEEDS:
+            trained = train_ddpm(
+                prepare(objects.train[:32], 16), 16, UNET, SCHEDULE, TRAINING, Context(seed=seed),
+                loading=LoaderConfig(), epochs=epochs,
+            )  # fmt: skip
+            held_out = prepare(objects.held_out[:8], 16)
+            scored = score_net(trained, held_out, 16, UNET, SCHEDULE, Context(seed=seed))
+            found[seed] = scored.values["eps_loss"]
+        return found
+
+    plain = losses(10)
+    assert gate_training(losses(10), plain).passed is True
+    assert gate_training(losses(3), plain).passed is False
+
+
+# The whole of it ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    engine = ForkserverEngine()
+    return run_all(new_run(tmp_path_factory.mktemp("runs") / "run", engine, TOY), engine)
+
+
+def test_a_run_of_contests_is_told_as_it_was_measured(run: Run) -> None:
+    records = run.records()
+    assert {record.status for record in records} == {"ok"} and len(records) == 16
+    rows = {(row.unit, row.key): row for row in run.stage_rows()}
+    for record in records:
+        made = [rows[record.unit, key] for key in record.stages]
+        assert all(row.executed for row in made)
+        if record.settings["contest"] == "train":
+            [row] = [row for row in made if row.function.startswith("train")]
+            assert record.scores["seconds"] == median(row.step_seconds)
+    for name, of in (("priors", "fit_by_paper_loop"), ("sample", "sample_by_pipeline")):
+        [baseline, *_] = [
+            r for r in records if r.settings["contest"] == name
+            and r.settings["contender"] in ("paper loop", "DDPMPipeline")
+        ]  # fmt: skip
+        assert of in {rows[baseline.unit, key].function for key in baseline.stages}
+
+    said = text(section(run.folder, "speed"))
+    for one in entries(records):
+        assert one.name in said
+    mean = math.exp(sum(math.log(ratio) for ratio in entries(records)[0].ratios) / 2)
+    assert entries(records)[0].ratio is not None
+    assert f"{mean:.2f}" in said or f"{mean:.3f}" in said or f"{mean:.1f}" in said
+    assert "too few rounds" in said and "What measuring costs" in said
+
+
+def test_the_terminal_tells_it_too(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(run.folder)]) == 0
+    out = capsys.readouterr().out
+    assert "toy: contests" in out and "DDPMPipeline" in out and "paper loop" in out
+    assert "seconds and scores of each setting" not in out
+
+
+def test_a_dry_run_books_the_stages_of_contests() -> None:
+    booking = book(plan_units(toy_suite(TOY), seed=0, device="cpu"))
+    counts = booking.by_stage(booking.shared)
+    assert counts["fit_by_paper_loop"] == counts["train_by_tutorial"] == 2
+    assert counts["learn_initialisation"] == counts["sample_by_pipeline"] == 2
+    # Each sampling contest trains a net, that of another seed two; and draws by the plain path.
+    assert counts["train_ddpm"] == 2 + 2 * (1 + 1 + 2)
+    assert counts["sample"] == 2 * (1 + 2 + 2)
+    of_tutorial, of_ours = (
+        booking.flops(booking.shared, name) for name in ("train_by_tutorial", "train_ddpm")
+    )
+    assert of_tutorial is not None and of_ours is not None
+    # 6 images for 2 epochs, twice; and in the sampling contests 4 for 1, eight times.
+    assert of_tutorial * (2 * 12 + 8 * 4) == of_ours * 2 * 12
