@@ -29,7 +29,7 @@ OURS = "dipddpm"
 
 @dataclass(frozen=True)
 class Gate:
-    """passed: None where it cannot be told."""
+    """passed: None where it cannot be told, as the interval leaves both open."""
 
     passed: bool | None
     why: str
@@ -61,8 +61,8 @@ class Entry:
 
     @property
     def is_allowed(self) -> bool:
-        """Of equal quality, as far as it has to be shown."""
-        return self.gate.passed is not False
+        """Of equal quality, or without a lever."""
+        return self.to_plain is None or self.gate.passed is True
 
     @property
     def is_gain(self) -> bool:
@@ -78,7 +78,7 @@ class Entry:
 
 
 def gate_priors(psnr: Mapping[int, float], plain: Mapping[int, float]) -> Gate:
-    """Fits lose at most MAX_PSNR_LOSS dB: the low end of the 90 % interval of what they gain.
+    """Fits lose at most MAX_PSNR_LOSS dB, by the 90 % interval of what they gain at equal seeds.
 
     psnr, plain: mean PSNR of the fits, by seed
     """
@@ -87,24 +87,24 @@ def gate_priors(psnr: Mapping[int, float], plain: Mapping[int, float]) -> Gate:
     if gain is None or ends is None:
         return Gate(None, "too few seeds")
     text = f"{gain.mean:+.2f} dB [{ends[0]:+.2f}, {ends[1]:+.2f}], may lose {MAX_PSNR_LOSS}"
-    return Gate(ends[0] >= -MAX_PSNR_LOSS, text)
+    return Gate(_told(ends, -MAX_PSNR_LOSS), text)
 
 
 def gate_training(loss: Mapping[int, float], plain: Mapping[int, float]) -> Gate:
-    """The held-out loss rises by less than one standard deviation of the plain one over seeds: the
-    high end of the 90 % interval of its rise at equal seeds."""
+    """The held-out loss rises by less than one standard deviation of the plain one over seeds, by
+    the 90 % interval of its rise at equal seeds."""
     rise = _gain(loss, plain)
     ends = None if rise is None else rise.interval(EQUIVALENCE_CONFIDENCE)
     if rise is None or ends is None:
         return Gate(None, "too few seeds")
     band = statistics.stdev(plain.values())
     text = f"{rise.mean:+.2g} [{ends[0]:+.2g}, {ends[1]:+.2g}], seeds differ by {band:.2g}"
-    return Gate(ends[1] <= band, text)
+    return Gate(_told((-ends[1], -ends[0]), -band), text)
 
 
 def gate_sampling(alike: Mapping[int, float], another: Mapping[int, float]) -> Gate:
     """Its samples are nearer to those of the plain path, from the same noise and net, than those of
-    another seed's net are: the low end of the 90 % interval of the difference is above 0.
+    another seed's net are, by the 90 % interval of the difference.
 
     alike, another: PSNR to the samples of the plain path in dB, by seed
     """
@@ -114,7 +114,14 @@ def gate_sampling(alike: Mapping[int, float], another: Mapping[int, float]) -> G
         return Gate(None, "too few seeds, or no samples of another seed")
     mean, band = (statistics.mean(one.values()) for one in (alike, another))
     text = f"{mean:.1f} dB to the plain path's, another seed's are at {band:.1f} dB"
-    return Gate(ends[0] > 0, text)
+    return Gate(_told(ends, 0.0), text)
+
+
+def _told(ends: tuple[float, float], least: float) -> bool | None:
+    """Whether an interval lies above `least`, or below it."""
+    if ends[0] >= least:
+        return True
+    return False if ends[1] < least else None
 
 
 def _gain(scores: Mapping[int, float], others: Mapping[int, float]) -> Effect | None:

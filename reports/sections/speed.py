@@ -40,20 +40,27 @@ def speed(report: Report) -> Section:
 
 
 def _finding(found: Sequence[Entry]) -> str:
-    said = []
-    for contest, (what, _) in _PARTS.items():
-        works = dict.fromkeys(one.work for one in found if one.contest == contest)
-        for work in works:
-            some = [one for one in found if (one.contest, one.work) == (contest, work)]
-            ours = [one for one in some if one.ratio is not None and one.is_allowed]
-            if ours:
-                best = min(ours, key=lambda one: one.seconds)
-                assert best.ratio is not None
-                said.append(
-                    f"{what} ({work}): {_ratio(best.ratio)} the {BASELINES[contest]}'s pace "
-                    f"with {best.name}"
-                )
-    return f"At equal quality, {'; '.join(said)}." if said else "No contender has a counterpart."
+    best: dict[str, Entry] = {}
+    for one in found:  # the quickest of a contest come first
+        if one.ratio is not None and one.is_allowed:
+            best.setdefault(_work(one), one)
+    said = [
+        f"{work} {_ratio(one.ratio)} the pace of the {BASELINES[one.contest]} ({one.name})"
+        for work, one in best.items()
+        if one.ratio is not None
+    ]
+    return f"At equal quality: {'; '.join(said)}." if said else "No contender has a counterpart."
+
+
+def _work(one: Entry) -> str:
+    """What a contest is of, in a few words."""
+    settings = one.records[0].settings
+    words = f"{_PARTS[one.contest][0]} at {settings['image_size']} px"
+    if one.contest != "priors":
+        return words
+    if settings["early_stopping"] == "psnr":
+        return f"{words}, to {settings['es_psnr']:g} dB"
+    return f"{words}, of {settings['num_iter']} iterations"
 
 
 def _ratio(ratio: Effect) -> str:
@@ -71,7 +78,7 @@ def _figure(contest: str, work: str, some: Sequence[Entry]) -> list[Block]:
     label = f"pace beside the {BASELINES[contest]}'s"
     slug = "".join(letter if letter.isalnum() else "-" for letter in f"{contest}-{work}".lower())
     return [
-        Text(f"Seconds of {what}: {work}.", heading=f"{what[0].upper()}{what[1:]}"),
+        Text(f"{work}.", heading=_work(some[0])[0].upper() + _work(some[0])[1:]),
         Figure(
             svg.render(
                 f"speed-{slug}",
@@ -109,7 +116,8 @@ def _table(contest: str, some: Sequence[Entry]) -> Table:
         rows,
         f"A lever is a gain if the whole 95 % interval beside dipddpm without any lies above 1×, "
         f"over {MIN_ROUNDS} rounds or more, and its quality ({QUALITY[contest]}) is within what "
-        "the last column says. Intervals in brackets; there that of 90 %.",
+        "the last column says; where that interval leaves both open, more rounds would tell. "
+        "Intervals in brackets; there that of 90 %.",
     )  # fmt: skip
 
 
@@ -122,8 +130,10 @@ def _verdict(one: Entry) -> str:
         return "–"
     if one.gate.passed is False:
         return "other quality"
-    if one.gate.passed is None or one.to_plain.n < MIN_ROUNDS:
+    if one.to_plain.n < MIN_ROUNDS:
         return "too few rounds"
+    if one.gate.passed is None:
+        return "quality not told"
     if one.is_gain:
         return "gain"
     high = one.to_plain.high
