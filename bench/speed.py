@@ -9,11 +9,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.cases import settings_of
 from bench.records import Record, Setting
 from bench.stats import Effect, Pair, paired_difference, paired_ratio
 from bench.verdicts import EQUIVALENCE_CONFIDENCE
-from dipddpm.config import DIPConfig, LoaderConfig, SamplingConfig, TrainingConfig
 
 # What a contest is measured against, and the score that tells of quality.
 BASELINES = {"priors": "paper loop", "train": "tutorial", "sample": "DDPMPipeline"}
@@ -148,25 +146,40 @@ def entries(records: Iterable[Record]) -> list[Entry]:
     return found
 
 
-_DEFAULTS: dict[str, Setting] = {
-    name: value
-    for config in (DIPConfig(), LoaderConfig(), TrainingConfig(), SamplingConfig())
-    for name, value in settings_of(config).items()
+# The levers of a contest, as they are where nobody moves them. Not read from dipddpm.config, as
+# reports import none of it.
+_LEVERS: dict[str, dict[str, Setting]] = {
+    "priors": {
+        "backend": "auto",
+        "warm_start": "none",
+        "prior_precision": "no",
+        "prior_channels_last": None,
+        "prior_tf32": "convolutions",
+        "prior_cuda_graph": False,
+    },
+    "train": {
+        "loader": "memory",
+        "mixed_precision": "no",
+        "gradient_accumulation_steps": 1,
+        "channels_last": False,
+        "tf32": "convolutions",
+        "attention": "auto",
+        "compile": "no",
+        "cuda_graph": False,
+        "fused_adamw": True,
+        "foreach_ema": True,
+        "num_threads": None,
+    },
+    "sample": {
+        "samples_per_batch": None,
+        "sampling_precision": "no",
+        "sampling_channels_last": False,
+        "sampling_tf32": "convolutions",
+        "sampling_attention": "auto",
+        "sampling_compile": "no",
+        "sampling_cuda_graph": False,
+    },
 }
-_LEVERS = {
-    "priors": (
-        "backend", "warm_start", "prior_precision", "prior_channels_last", "prior_tf32",
-        "prior_cuda_graph",
-    ),
-    "train": (
-        "loader", "mixed_precision", "gradient_accumulation_steps", "channels_last", "tf32",
-        "attention", "compile", "cuda_graph", "fused_adamw", "foreach_ema", "num_threads",
-    ),
-    "sample": (
-        "samples_per_batch", "sampling_precision", "sampling_channels_last", "sampling_tf32",
-        "sampling_attention", "sampling_compile", "sampling_cuda_graph",
-    ),
-}  # fmt: skip
 
 # What makes contests of one kind different work: a lever moves none of these.
 _WORK = {
@@ -195,7 +208,9 @@ def _entries(contest: str, work: str, records: Sequence[Record]) -> list[Entry]:
         if record.repeat == 1:
             rounds[record.seed] = record
     plain = contenders.get(OURS, {})
-    baseline = contenders.get(BASELINES[contest], {})
+    # As it is, or in whatever precision it was given; of several that with the fewest settings.
+    named = [name for name in contenders if name.split(", ")[0] == BASELINES[contest]]
+    baseline = contenders[min(named, key=lambda name: name.count(", "))] if named else {}
     found = [
         _entry(contest, work, name, rounds, plain, baseline, contenders.get("another seed", {}))
         for name, rounds in contenders.items()
@@ -259,7 +274,7 @@ def _name(contest: str, record: Record) -> str:
     contender = str(record.settings["contender"])
     levers = [
         f"{name} = {_shown(record.settings[name])}"
-        for name in _LEVERS[contest]
-        if record.settings[name] != _DEFAULTS[name]
+        for name, default in _LEVERS[contest].items()
+        if record.settings[name] != default
     ]
     return ", ".join([contender, *levers])

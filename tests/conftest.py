@@ -70,7 +70,8 @@ def tiny_schedule() -> NoiseScheduleConfig:
 @pytest.fixture(scope="session")
 def tiny_training() -> TrainingConfig:
     """Ten images are two batches of 4 and one of 2."""
-    return TrainingConfig(batch_size=4, learning_rate=1e-3, lr_warmup_steps=3)
+    # The attention that diffusers gives a net, so that plain loops have its bits.
+    return TrainingConfig(batch_size=4, learning_rate=1e-3, lr_warmup_steps=3, attention="sdpa")
 
 
 @pytest.fixture

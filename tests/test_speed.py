@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from bench import speed
 from bench.__main__ import main
-from bench.cases import digest
+from bench.cases import digest, settings_of
 from bench.contest import run_contest, scores
 from bench.dryrun import book
 from bench.engines import ForkserverEngine
@@ -263,6 +264,19 @@ def test_ratios_are_of_pairs_in_one_round() -> None:
     assert not found["dipddpm"].is_gain  # there is no lever
 
 
+def test_a_baseline_may_have_settings_too() -> None:
+    lower = {"mixed_precision": "fp16"}
+    found = by_name(
+        [
+            *of_train("tutorial", [3 * pace for pace in PACES], LOSSES, loader="decode", **lower),
+            *of_train("tutorial", [2 * pace for pace in PACES], LOSSES, **lower),
+            *of_train("dipddpm", PACES, LOSSES),
+        ]
+    )
+    ratio = found["dipddpm"].ratio
+    assert ratio is not None and ratio.mean == pytest.approx(2)
+
+
 def test_of_too_few_rounds_or_of_lost_quality_is_no_gain() -> None:
     plain = of_train("dipddpm", PACES, LOSSES)
     quick = [pace / 2 for pace in PACES]
@@ -310,6 +324,21 @@ def test_the_gate_of_sampling_is_another_seed() -> None:
     assert gate_sampling({seed: 40.0 + seed for seed in SEEDS}, another).passed is True
     assert gate_sampling({seed: 11.0 + 0.1 * seed for seed in SEEDS}, another).passed is False
     assert gate_sampling(dict.fromkeys(SEEDS, 40.0), {}).passed is None
+
+
+def test_levers_are_where_nobody_moves_them() -> None:
+    configs = (DIPConfig(), LoaderConfig(), TrainingConfig(), SamplingConfig())
+    defaults = {name: value for one in configs for name, value in settings_of(one).items()}
+    told = {name: value for some in speed._LEVERS.values() for name, value in some.items()}
+    assert told == {name: defaults[name] for name in told}
+    # Whatever says how nets are run is among them.
+    names = {"backend", "warm_start", "gradient_accumulation_steps", "fused_adamw", "foreach_ema",
+             "samples_per_batch"}  # fmt: skip
+    for prefix in ("", "prior_", "sampling_"):
+        levers = ("mixed_precision", "precision", "channels_last", "tf32", "attention", "compile",
+                  "cuda_graph", "num_threads")  # fmt: skip
+        names |= {f"{prefix}{one}" for one in levers} & defaults.keys()
+    assert told.keys() - {"loader"} == names
 
 
 # The gates, on real nets ----------------------------------------------------------------------

@@ -79,7 +79,7 @@ def test_a_case_spells_out_every_setting_and_builds_its_config() -> None:
         training=TrainingConfig(learning_rate=1.0),
         outcomes=(OutcomeConfig(epochs=7, sampling=sampling),),
     )
-    assert set(case.settings) == {*FIELDS, "images", "protocol"}
+    assert set(case.settings) == {*FIELDS, "images", "protocol", "contest", "contender"}
     assert case.settings["images"] == OBJECTS
 
 

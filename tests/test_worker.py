@@ -654,7 +654,10 @@ def test_a_score_that_is_no_number_has_a_status(tmp_path: Path) -> None:
     of_net.values["eps_loss"] = float("nan")
     record = _record_of(spec.cases[0], outcome, spec, ledger, ("careful",))
     assert (record.status, record.error) == ("nan", "not a number: eps_loss")
-    assert record.warnings[0] == "careful"
+    assert record.warnings[-2:] == (
+        "careful",
+        "samples look like noise: mean lag-1 autocorrelation below 0.2",
+    )
 
 
 def test_out_of_memory_is_told_from_other_errors() -> None:
