@@ -64,7 +64,7 @@ def benchmarks(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The quick tests, under four minutes on two cores."""
+    """The quick tests, some five minutes on two cores."""
     install(session, "dev")
     # A file to each core: with more threads they would wait for each other.
     session.run(
