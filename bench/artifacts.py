@@ -118,7 +118,10 @@ class Artifacts:
             if not self._keep_checkpoints:
                 return {}
             return {
-                "checkpoint_sha256": self._write(f"{key}.ema", save_tensors(result.ema_weights))
+                "checkpoint_sha256": self._write(
+                    f"{key}.ema",
+                    save_tensors({k: one.contiguous() for k, one in result.ema_weights.items()}),
+                )
             }
         if not isinstance(result, self._kept):
             return {}

@@ -120,9 +120,13 @@ def pipeline_samples(
     num_samples: int,
     num_inference_steps: int,
     seed: int = 0,
+    device: str = "cpu",
     watch: Watch = unwatched,
 ) -> Tensor:
-    """Samples of diffusers' DDPMPipeline: (N, 3, H, W) in [-1, 1] on the CPU."""
+    """Samples of diffusers' DDPMPipeline: (N, 3, H, W) in [-1, 1] on the CPU.
+
+    device: of the noise; from a CPU it would be copied to a GPU at every step
+    """
     from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
 
     new_pipeline: Any = DDPMPipeline
@@ -131,7 +135,7 @@ def pipeline_samples(
     output = pipeline(
         batch_size=num_samples,
         num_inference_steps=num_inference_steps,
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator(device).manual_seed(seed),
         output_type="np",
     ).images
     return torch.from_numpy(output).permute(0, 3, 1, 2) * 2 - 1
@@ -261,6 +265,7 @@ def sample_by_pipeline(
             num_samples=sampling.num_samples,
             num_inference_steps=sampling.num_inference_steps,
             seed=derive_seed(context.seed, "pipeline"),
+            device=context.device,
             watch=context.watch,
         )
     )

@@ -60,7 +60,7 @@ class _Contest:
             return {"images": images, "fits": fits}
         learned = None
         if dip.warm_start == "learned":
-            other = self._prepared(self.source.held_out[:1])
+            other = self._prepared(self.source.held_out[len(self.source.held_out) - 1 :])
             learned = self.stages(learn_initialisation, other, dip, self.context)
         fits = self.stages(fit_priors, images, dip, self.context, initialisation=learned)
         return {"images": images, "fits": fits, "learned": learned}

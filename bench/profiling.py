@@ -242,8 +242,10 @@ def _of_unet(given: dict[str, Any]) -> tuple[int, int]:
 
 
 def _of_priors(given: dict[str, Any]) -> int:
-    images = given["images"]
-    return len(images) * flops.of_prior(given["dip"], images.pixels.shape[-1])[1]
+    dip, (count, _, _, size) = given["dip"], given["images"].pixels.shape
+    device = torch.device(given["context"].device).type
+    at_once = 1 if dip.backend_on(device, size) == "loop" else count
+    return int(at_once * flops.of_prior(dip, size)[1])
 
 
 # The stages with a loop, and what a step of each computes, from the arguments of its call.

@@ -6,6 +6,7 @@ A round is a seed; two contenders in one round are a pair. Imports no torch.
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -60,7 +61,7 @@ class Entry:
     @property
     def is_allowed(self) -> bool:
         """Of equal quality, or without a lever."""
-        return self.to_plain is None or self.gate.passed is True
+        return self.name == OURS or self.gate.passed is True
 
     @property
     def is_gain(self) -> bool:
@@ -134,15 +135,15 @@ def entries(records: Iterable[Record]) -> list[Entry]:
 
     Contests of one kind at other sizes stand apart.
     """
-    ok = [record for record in records if record.status == "ok"]
+    records = list(records)
     found: list[Entry] = []
     for contest in BASELINES:
-        of_contest = [record for record in ok if record.settings["contest"] == contest]
+        of_contest = [record for record in records if record.settings["contest"] == contest]
         by_work: dict[str, list[Record]] = {}
         for record in of_contest:
             by_work.setdefault(_work(record), []).append(record)
-        for work, some in by_work.items():
-            found += _entries(contest, work, some)
+        for some in by_work.values():
+            found += _entries(contest, _work_in_words(some[0]), some)
     return found
 
 
@@ -152,6 +153,7 @@ _LEVERS: dict[str, dict[str, Setting]] = {
     "priors": {
         "backend": "auto",
         "warm_start": "none",
+        "warm_start_iter": 100,
         "prior_precision": "no",
         "prior_channels_last": None,
         "prior_tf32": "convolutions",
@@ -181,8 +183,8 @@ _LEVERS: dict[str, dict[str, Setting]] = {
     },
 }
 
-# What makes contests of one kind different work: a lever moves none of these.
-_WORK = {
+# What a contest at another size is told apart by, where it stands beside others.
+_SHOWN = {
     "priors": ("image_size", "num_images", "net", "num_iter", "early_stopping"),
     "train": ("image_size", "num_images", "batch_size", "block_out_channels", "epochs"),
     "sample": (
@@ -192,7 +194,13 @@ _WORK = {
 
 
 def _work(record: Record) -> str:
-    names = _WORK[str(record.settings["contest"])]
+    """All that makes it other work: every setting but the contender and its levers."""
+    apart = {"contender", *_LEVERS[str(record.settings["contest"])]}
+    return repr(sorted((name, one) for name, one in record.settings.items() if name not in apart))
+
+
+def _work_in_words(record: Record) -> str:
+    names = _SHOWN[str(record.settings["contest"])]
     return ", ".join(f"{name} = {_shown(record.settings[name])}" for name in names)
 
 
@@ -202,19 +210,29 @@ def _shown(value: Setting) -> str:
 
 def _entries(contest: str, work: str, records: Sequence[Record]) -> list[Entry]:
     contenders: dict[str, dict[int, Record]] = {}
+    failed: Counter[str] = Counter()
     for record in records:
-        rounds = contenders.setdefault(_name(contest, record), {})
+        name = _name(contest, record)
         # Of a repeat of a round the first counts.
-        if record.repeat == 1:
-            rounds[record.seed] = record
+        if record.repeat == 1 and record.status == "ok":
+            contenders.setdefault(name, {})[record.seed] = record
+        failed[name] += record.status != "ok"
     plain = contenders.get(OURS, {})
     # As it is, or in whatever precision it was given; of several that with the fewest settings.
     named = [name for name in contenders if name.split(", ")[0] == BASELINES[contest]]
     baseline = contenders[min(named, key=lambda name: name.count(", "))] if named else {}
     found = [
-        _entry(contest, work, name, rounds, plain, baseline, contenders.get("another seed", {}))
+        _entry(
+            contest,
+            work,
+            name,
+            rounds,
+            plain,
+            baseline,
+            contenders.get("another seed", {}),
+            failed[name],
+        )
         for name, rounds in contenders.items()
-        if rounds
     ]
     return sorted(found, key=lambda one: one.seconds)
 
@@ -227,6 +245,7 @@ def _entry(
     plain: Mapping[int, Record],
     baseline: Mapping[int, Record],
     another: Mapping[int, Record],
+    failed: int,
 ) -> Entry:
     is_ours = name.startswith(OURS)
     quality = {seed: record.scores[QUALITY[contest]] for seed, record in rounds.items()}
@@ -237,6 +256,8 @@ def _entry(
     gate = Gate(None, "")
     if is_ours and name != OURS:
         gate = _GATES[contest](quality, reference)
+    if failed:  # what is left of its rounds tells nothing of those
+        gate = Gate(False, f"{failed} of its rounds failed")
     return Entry(
         contest=contest,
         work=work,

@@ -188,12 +188,12 @@ def check_enough(suite: Suite, source: ImageSource) -> None:
 
 
 _CASE_FIELDS: dict[str, Any] = {"seed": int, "repeat": int}
-# Sets of settings by a name.
 # Of a case, and of no config of the pipeline; the first is the default.
 _OF_CASES: dict[str, tuple[str, ...]] = {
     "contest": tuple(CONTENDERS),
     "contender": tuple(dict.fromkeys(one for some in CONTENDERS.values() for one in some)),
 }
+# Sets of settings by a name.
 _SETS: dict[str, Mapping[str, Mapping[str, Any]]] = {"protocol": PROTOCOLS, "arm": ARMS}
 # These may be "T", num_train_timesteps.
 _STEPS = {"t0", "num_inference_steps"}

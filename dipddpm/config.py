@@ -52,6 +52,8 @@ BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"
 PredictionType = Literal["epsilon", "v_prediction"]
 LRSchedule = Literal["constant", "cosine"]
 MixedPrecision = Literal["no", "fp16", "bf16"]
+# Of fits no float16: the gradients of a mean over all pixels are too small for it.
+PriorPrecision = Literal["no", "bf16"]
 Attention = Literal["auto", "sdpa", "eager"]
 Compile = Literal["no", "model", "blocks"]
 TF32 = Literal["no", "convolutions", "all"]
@@ -148,7 +150,7 @@ class DIPConfig:
     backend: Backend = "auto"
     # How the nets are run, as in training: see `Levers`. A layout of None is channels_last on a
     # CPU.
-    prior_precision: MixedPrecision = "no"
+    prior_precision: PriorPrecision = "no"
     prior_channels_last: bool | None = None
     prior_tf32: TF32 = "convolutions"
     prior_cuda_graph: bool = False
@@ -248,9 +250,9 @@ class NoiseScheduleConfig:
 
 @dataclass(frozen=True)
 class Levers:
-    """How a net is run, in training or in sampling; but for the precision it moves no result.
+    """How a net is run, in fits, training or sampling; it moves a result by its rounding alone.
 
-    precision: of convolutions and matrix products ("no": that of the weights)
+    precision: of convolutions and matrix products, in sampling of the whole net ("no": float32)
     channels_last: the layout of images and weights in memory
     tf32: on CUDA, in which float32 products take 10 bits of mantissa; torch's own: convolutions
     attention: "sdpa": torch's fused attention; "eager": softmax and two matrix products; "auto":

@@ -265,6 +265,8 @@ class _Fitting:
             for name in ("exp_avg", "exp_avg_sq"):
                 state[name] = kept_of(state[name], self.net.num_nets, kept)
         self.net.keep(kept)
+        if isinstance(self.step, Recorded):
+            self.step.forget()
 
     def _changes(self) -> list[Tensor]:
         moments = [one for state in self.optimizer.state.values() for one in state.values()]

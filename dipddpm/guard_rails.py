@@ -145,7 +145,6 @@ def _precision(config: PipelineConfig, device: str) -> Iterator[str]:
         return
     asked = {
         "mixed_precision": config.training.mixed_precision,
-        "prior_precision": config.dip.prior_precision if _fits_priors(config) else "no",
     }
     precisions = {one.sampling.sampling_precision for one in config.outcomes}
     asked["sampling_precision"] = "fp16" if "fp16" in precisions else "no"

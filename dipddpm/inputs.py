@@ -101,7 +101,7 @@ class Inputs:
 
     @cached_property
     def training_fits(self) -> tuple[Priors, ...]:
-        return self._fits(self.files, len(self.files), self.images.held_out)
+        return self._fits(self.files, len(self.files), self._unscored)
 
     @cached_property
     def degraded_training_fits(self) -> tuple[Priors, ...]:
@@ -109,6 +109,12 @@ class Inputs:
         sigma = self.config.outcomes[0].sampling.restoration.degradation_sigma
         degraded = self.stages(degrade, self.training, sigma, self.context, part="training")
         return self._fits(degraded, len(self.files), self.images.held_out, originals=self.training)
+
+    @property
+    def _unscored(self) -> EncodedImages:
+        """The last held-out image, the same for every number of them; none if it is scored."""
+        there = len(self.images.held_out)
+        return self.images.held_out[max(0, there - 1, self.config.data.num_held_out) :]
 
     def start_fits(self, sampling: SamplingConfig) -> tuple[Priors, ...]:
         """Of the degraded held-out images that are restored."""
@@ -253,8 +259,9 @@ class Inputs:
     def _initialisation(self, others: EncodedImages) -> Initialisation:
         if not len(others):
             raise ValueError(
-                "warm_start = learned takes an image that is none of those fitted, and there is "
-                "none: the source has no held-out image"
+                "warm_start = learned takes an image that is neither fitted nor scored, and there "
+                "is none: num_held_out must be below the number of held-out images, got "
+                f"{self.config.data.num_held_out}"
             )
         one = others[:1]
         return self.once(

@@ -43,7 +43,7 @@ def arrange(model: nn.Module, levers: Levers) -> None:
                 layer.set_processor(AttnProcessor())
     if levers.compile == "model":
         for layer in model.modules():
-            if isinstance(layer, Upsample2D):
+            if isinstance(layer, Upsample2D) and on_cpu:
                 # Compiled for a CPU together with what is around it, torch 2.13 gives no gradient
                 # to what lies before it.
                 setattr(layer, "forward", torch.compiler.disable(layer.forward))  # noqa: B010
@@ -82,7 +82,9 @@ class Recorded(Generic[P]):
     """A step on a CUDA device, recorded once for each shape of its inputs and then played again.
 
     step: tensors in, a tensor out; it may change what it keeps, but only where that lies
-    changes: what a call changes, as tensors. The calls before a recording leave no trace in it.
+    changes: what a call changes, as tensors. The calls before a recording leave no trace in it:
+        what is there before is put back, and what a first call makes is set to zero, where moments
+        begin
 
     A call's result is a copy: the next may write where it lay.
     """
@@ -105,6 +107,10 @@ class Recorded(Generic[P]):
             place.copy_(one)
         graph.replay()
         return result.clone()
+
+    def forget(self) -> None:
+        """Drops what was recorded: the places that it wrote to are no longer those of the step."""
+        self._recordings.clear()
 
     def _record(
         self, inputs: Sequence[Tensor]

@@ -162,6 +162,9 @@ class _Learner:
             self.scaler.load_state_dict(resume_from.grad_scaler)
             self.first_epoch, self.losses_before = resume_from.epochs, resume_from.losses
             ema_weights = resume_from.ema_weights
+        if self.scaler.is_enabled():
+            # It makes its scale when it first scales: here, to be there before a step is recorded.
+            self.scaler.scale(torch.zeros((), device=device))
         self.ema_weights = _copied(ema_weights)
         # 1 - decay
         self.ema_rate = torch.zeros((), device=device) if self.recorded else 0.0
@@ -179,7 +182,8 @@ class _Learner:
         self.ema_rate = _set(self.ema_rate, 1 - ema_decay_at(step, self.training))
 
     def _step(self, net_input: Tensor, timesteps: Tensor, target: Tensor) -> Tensor:
-        """Moves the weights, and the averaged ones after them; nothing waits for the device.
+        """Moves the weights, and the averaged ones after them. Nothing waits for the device, but
+        fp16 without fused_adamw.
 
         Returns the loss, of the whole batch whatever its parts.
         """
@@ -265,7 +269,7 @@ def update_ema(
 ) -> None:
     """ema <- (1 - rate) * ema + rate * weight, in place.
 
-    rate: 1 - decay
+    rate: 1 - decay; in a tensor, each weight has a kernel of its own
     foreach: in one kernel for all weights
     """
     averages, latest = list(ema_weights.values()), [weights[name] for name in ema_weights]

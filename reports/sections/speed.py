@@ -40,13 +40,13 @@ def speed(report: Report) -> Section:
 
 
 def _finding(found: Sequence[Entry]) -> str:
-    best: dict[str, Entry] = {}
+    best: dict[tuple[str, str], Entry] = {}
     for one in found:  # the quickest of a contest come first
         if one.ratio is not None and one.is_allowed:
-            best.setdefault(_work(one), one)
+            best.setdefault((one.contest, one.work), one)
     said = [
-        f"{work} {_ratio(one.ratio)} the pace of the {BASELINES[one.contest]} ({one.name})"
-        for work, one in best.items()
+        f"{_work(one)} {_ratio(one.ratio)} the pace of the {BASELINES[one.contest]} ({one.name})"
+        for one in best.values()
         if one.ratio is not None
     ]
     return f"At equal quality: {'; '.join(said)}." if said else "No contender has a counterpart."
@@ -126,10 +126,10 @@ def _mean(effect: Effect | None) -> float | None:
 
 
 def _verdict(one: Entry) -> str:
-    if one.to_plain is None:
-        return "–"
     if one.gate.passed is False:
         return "other quality"
+    if one.to_plain is None:
+        return "–"
     if one.to_plain.n < MIN_ROUNDS:
         return "too few rounds"
     if one.gate.passed is None:
