@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from bench.baselines import fit_by_paper_loop, sample_by_pipeline, train_by_tutorial
 from bench.cases import pipeline_config
 from bench.records import Case, StageRow
 from dipddpm.config import Context, Levers, SamplingConfig
-from dipddpm.dip import fit_priors, learn_initialisation
-from dipddpm.images import ImageSet, prepare
-from dipddpm.inputs import Stages
+from dipddpm.inputs import Inputs, Stages
 from dipddpm.metrics import psnr
 from dipddpm.sampling import Samples, sample
 from dipddpm.scoring import score_net
@@ -26,8 +26,8 @@ from dipddpm.training import TrainedNet, train_ddpm
 
 # Added to the seed of a net that stands for any other of its kind.
 _ANOTHER = 1000
-# Stage results by their part in a contest.
-Made = Mapping[str, Any]
+# Stage results by their part in a contest; only fits are ever more than one.
+Made = Mapping[str, tuple[Any, ...]]
 
 
 def run_contest(case: Case, source: ImageSource, context: Context, stages: Stages) -> Made:
@@ -48,28 +48,27 @@ class _Contest:
 
     def __init__(self, case: Case, source: ImageSource, context: Context, stages: Stages) -> None:
         self.config = pipeline_config((case,))
-        self.source, self.context, self.stages = source, context, stages
+        self.given = Inputs(self.config, source, context, stages)
+        self.context, self.stages = context, stages
         self.contender = str(case.settings["contender"])
         self.shape = (self.config.data.image_size, self.config.unet, self.config.schedule)
 
     def priors(self) -> Made:
-        dip = self.config.dip
-        images = self._prepared(self.source.train[: self.config.data.num_images])
+        images, dip = self.given.training, self.config.dip
         if self.contender == "paper loop":
-            fits: object = self.stages(fit_by_paper_loop, images, dip, self.context)
-            return {"images": images, "fits": fits}
-        learned = None
-        if dip.warm_start == "learned":
-            other = self._prepared(self.source.held_out[len(self.source.held_out) - 1 :])
-            learned = self.stages(learn_initialisation, other, dip, self.context)
-        fits = self.stages(fit_priors, images, dip, self.context, initialisation=learned)
-        return {"images": images, "fits": fits, "learned": learned}
+            fits = self.stages(fit_by_paper_loop, images, dip, self.context)
+            return {"images": (images,), "fits": (fits,)}
+        learned = self.given.training_initialisation
+        return {
+            "images": (images,),
+            "fits": self.given.training_fits,
+            "learned": () if learned is None else (learned,),
+        }
 
     def train(self) -> Made:
         trained = self._trained(self.context)
-        held_out = self._prepared(self.source.held_out[: self.config.data.num_held_out])
-        scored = self.stages(score_net, trained, held_out, *self.shape, self.context)
-        return {"trained": trained, "scored": scored}
+        scored = self.stages(score_net, trained, self.given.held_out, *self.shape, self.context)
+        return {"trained": (trained,), "scored": (scored,)}
 
     def sample(self) -> Made:
         [outcome] = self.config.outcomes
@@ -84,14 +83,12 @@ class _Contest:
                 net = self._trained(replace(self.context, seed=self.context.seed + _ANOTHER))
             samples = self._drawn(net, outcome.sampling)
         # By the plain path, after what is measured.
-        return {
-            "samples": samples, "plain": self._drawn(trained, _without_levers(outcome.sampling))
-        }  # fmt: skip
+        plain = self._drawn(trained, _without_levers(outcome.sampling))
+        return {"samples": (samples,), "plain": (plain,)}
 
     def _trained(self, context: Context) -> TrainedNet:
-        config = self.config
-        files = self.source.train[: config.data.num_images]
-        images = files if config.loading.loader == "decode" else self._prepared(files)
+        config, given = self.config, self.given
+        images = given.files if config.loading.loader == "decode" else given.training
         arguments = (images, *self.shape, config.training, context)
         more = {"loading": config.loading, "epochs": config.milestones[-1]}
         function = train_by_tutorial if self.contender == "tutorial" else train_ddpm
@@ -100,9 +97,6 @@ class _Contest:
 
     def _drawn(self, trained: TrainedNet, sampling: SamplingConfig) -> Samples:
         return self.stages(sample, trained, None, *self.shape, sampling, self.context)
-
-    def _prepared(self, files: Any) -> ImageSet:
-        return self.stages(prepare, files, self.config.data.image_size)
 
 
 _CONTESTS: Mapping[str, Callable[[_Contest], Made]] = {
@@ -136,15 +130,17 @@ def _of_priors(case: Case, made: Made, row_of: _RowOf) -> dict[str, float]:
     """seconds: of the median image, a start that is learned shared by all. Those of a fit go by its
     iterations: fits one after another take their time so, and of nets side by side each takes its
     part for as long as it is there."""
-    fits, images = made["fits"], made["images"]
-    learning = 0.0 if made.get("learned") is None else _seconds(row_of(made["learned"]))
-    spent = fits.spent_iters.double().clamp(min=1)
-    each = _seconds(row_of(fits)) * spent / spent.sum() + learning / len(images)
-    reached = psnr(fits.outputs.clamp(-1, 1), images.pixels)
+    fits, [images] = made["fits"], made["images"]
+    learning = sum(_seconds(row_of(one)) for one in made.get("learned", ()))
+    spent = [fit.spent_iters.double().clamp(min=1) for fit in fits]
+    shares = [_seconds(row_of(fit)) * one / one.sum() for fit, one in zip(fits, spent, strict=True)]
+    each = torch.cat(shares) + learning / len(images)
+    outputs = torch.cat([fit.outputs for fit in fits]).clamp(-1, 1)
+    reached = psnr(outputs, images.pixels)
     found = {
         "seconds": each.median().item(),
         "mean_seconds": each.mean().item(),
-        "iterations": spent.median().item(),
+        "iterations": torch.cat(spent).median().item(),
         "psnr": reached.mean().item(),
     }
     if case.settings["early_stopping"] == "psnr":
@@ -157,23 +153,27 @@ def _of_priors(case: Case, made: Made, row_of: _RowOf) -> dict[str, float]:
 def _of_training(case: Case, made: Made, row_of: _RowOf) -> dict[str, float]:
     """seconds: of the median step."""
     del case
-    row = row_of(made["trained"])
+    [trained], [scored] = made["trained"], made["scored"]
+    row = row_of(trained)
     return {
         "seconds": statistics.median(row.step_seconds),
         "total_seconds": _seconds(row),
-        "eps_loss": made["scored"].values["eps_loss"],
+        "eps_loss": scored.values["eps_loss"],
     }
 
 
 def _of_sampling(case: Case, made: Made, row_of: _RowOf) -> dict[str, float]:
     """seconds: of a step, the whole call by its steps."""
-    samples, plain = (made[name].images.clamp(-1, 1) for name in ("samples", "plain"))
-    total = _seconds(row_of(made["samples"]))
+    [samples], [plain] = made["samples"], made["plain"]
+    total = _seconds(row_of(samples))
     return {
         "seconds": total / float(str(case.settings["num_inference_steps"])),
         "total_seconds": total,
         # Equal ones are infinitely near.
-        "psnr_to_plain": psnr(samples, plain).clamp(max=100).mean().item(),
+        "psnr_to_plain": psnr(samples.images.clamp(-1, 1), plain.images.clamp(-1, 1))
+        .clamp(max=100)
+        .mean()
+        .item(),
     }
 
 

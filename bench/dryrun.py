@@ -74,7 +74,7 @@ def book(units: Iterable[UnitSpec]) -> Booking:
         elif spec.kind == "contest":
             [case] = spec.cases
             stages = run_contest(case, source, context, ledger)
-            found.alone.update(ledger.bill(*(one for one in stages.values() if one is not None)))
+            found.alone.update(ledger.bill(*(one for some in stages.values() for one in some)))
         else:
             config = pipeline_config(spec.cases)
             for outcome in run_pipeline(config, source, context, stages=ledger):
@@ -95,7 +95,8 @@ def _stand_in(units: Iterable[UnitSpec]) -> ImageSource:
         count = max([least, *(int(str(case.settings[name])) for case in cases)])
         if count > MAX_IMAGES:
             raise UserError(f"{name} must be at most {MAX_IMAGES} in a dry run, got {count}")
-        parts.append(EncodedImages(tuple(f"{name} {i}".encode() for i in range(count))))
+        # One more, which a learned start may be of.
+        parts.append(EncodedImages(tuple(f"{name} {i}".encode() for i in range(count + 1))))
     train, held_out = parts
     return ImageSource("stand-in", train, held_out)
 

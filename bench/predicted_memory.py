@@ -107,6 +107,7 @@ def forward_bytes(net: nn.Module, *inputs: Tensor) -> int:
 
 
 def weight_bytes(net: nn.Module) -> int:
+    """What its parameters take."""
     return sum(parameter.untyped_storage().nbytes() for parameter in net.parameters())
 
 

@@ -21,8 +21,6 @@ QUALITY = {"priors": "psnr", "train": "eps_loss", "sample": "psnr_to_plain"}
 MAX_PSNR_LOSS = 0.1
 # Rounds that a gain takes.
 MIN_ROUNDS = 6
-
-
 OURS = "dipddpm"
 
 
@@ -44,6 +42,7 @@ class Entry:
     ratio: the baseline's seconds over its own, by which it is faster; None for who is not ours
     to_plain: the same beside dipddpm without any lever
     quality: mean of the score over the rounds
+    failed: rounds that gave nothing
     ratios: of `ratio`, round by round
     """
 
@@ -56,12 +55,14 @@ class Entry:
     quality: float
     gate: Gate
     records: tuple[Record, ...]
+    failed: int
     ratios: tuple[float, ...]
 
     @property
     def is_allowed(self) -> bool:
-        """Of equal quality, or without a lever."""
-        return self.name == OURS or self.gate.passed is True
+        """Of equal quality, or without a lever, and no round failed."""
+        plain = self.name == OURS and self.gate.passed is None
+        return plain or self.gate.passed is True
 
     @property
     def is_gain(self) -> bool:
@@ -268,6 +269,7 @@ def _entry(
         quality=statistics.mean(quality.values()),
         gate=gate,
         records=tuple(rounds.values()),
+        failed=failed,
         ratios=tuple(
             baseline[seed].scores["seconds"] / rounds[seed].scores["seconds"]
             for seed in sorted(rounds.keys() & baseline.keys())

@@ -215,7 +215,7 @@ def _run_unit(place: _Place, spec: UnitSpec, ledger: MeasuringLedger, spans: Spa
         [case] = spec.cases
         made = run_contest(case, source, context, ledger)
         found = scores(case, made, lambda result: ledger.rows[ledger.key_of(result)])
-        results = [result for result in made.values() if result is not None]
+        results = [result for some in made.values() for result in some]
         with spans("write_records"):
             place.append(records.STAGES, ledger.new_rows())
             record = _record(case, spec, found, ledger.bill(*results))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dipddpm.config import Context, DIPConfig, Levers, Watch, derive_seed, unwatched
 from dipddpm.images import ImageSet
-from dipddpm.levers import Recorded, arrange, dtype_of, in_force
+from dipddpm.levers import Recorded, arrange, in_force, lower_precision, records_steps
 from dipddpm.nets import NETS, GroupedNets, kept_of
 
 _SNAPSHOT_ITERS = (10, 30, 100, 300, 1000, 3000)
@@ -236,8 +236,8 @@ class _Fitting:
         self, net: GroupedNets, dip: DIPConfig, levers: Levers, device: torch.device
     ) -> None:
         arrange(net, levers)
-        self.net, self.device, self.dtype = net, device, dtype_of(levers, device)
-        recorded = levers.cuda_graph and device.type == "cuda"
+        self.net, self.levers, self.device = net, levers, device
+        recorded = records_steps(levers, device)
         self.optimizer = torch.optim.Adam(
             net.parameters(), lr=dip.prior_learning_rate, fused=True, capturable=recorded
         )
@@ -245,9 +245,7 @@ class _Fitting:
 
     def output(self, net_input: Tensor, dtype: torch.dtype) -> Tensor:
         """The images that the nets make now."""
-        # The cache of autocast would outlive a recording, and no weight is asked for twice.
-        lower = self.dtype != torch.float32
-        with torch.autocast(self.device.type, self.dtype, enabled=lower, cache_enabled=False):
+        with lower_precision(self.levers, self.device):
             images: Tensor = self.net(net_input)
         return images.to(dtype)
 

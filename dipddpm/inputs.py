@@ -100,15 +100,22 @@ class Inputs:
     # Priors -------------------------------------------------------------------------------------
 
     @cached_property
+    def training_initialisation(self) -> Initialisation | None:
+        """Where the fits of training images start; None: each from weights of its own."""
+        return self._initialisation(self._unscored)
+
+    @cached_property
     def training_fits(self) -> tuple[Priors, ...]:
-        return self._fits(self.files, len(self.files), self._unscored)
+        return self._fits(self.files, len(self.files), self.training_initialisation)
 
     @cached_property
     def degraded_training_fits(self) -> tuple[Priors, ...]:
         """Of the training images with the noise that held-out images will have."""
         sigma = self.config.outcomes[0].sampling.restoration.degradation_sigma
         degraded = self.stages(degrade, self.training, sigma, self.context, part="training")
-        return self._fits(degraded, len(self.files), self.images.held_out, originals=self.training)
+        return self._fits(
+            degraded, len(self.files), self.training_initialisation, originals=self.training
+        )
 
     @property
     def _unscored(self) -> EncodedImages:
@@ -124,7 +131,10 @@ class Inputs:
         return self.once(
             ("held-out fits", degradation_sigma, count),
             lambda: self._fits(
-                self.degraded(degradation_sigma), count, self.images.train, originals=self.originals
+                self.degraded(degradation_sigma),
+                count,
+                self._initialisation(self.images.train),
+                originals=self.originals,
             ),
         )
 
@@ -227,16 +237,12 @@ class Inputs:
         self,
         images: EncodedImages | ImageSet,
         count: int,
-        others: EncodedImages,
+        initialisation: Initialisation | None,
         *,
         originals: ImageSet | None = None,
     ) -> tuple[Priors, ...]:
-        """Of the first `count` images, in chunks of images_per_fit: a prefix shares its chunks.
-
-        others: none of them is among the images
-        """
+        """Of the first `count` images, in chunks of images_per_fit: a prefix shares its chunks."""
         dip, fits = self.config.dip, []
-        initialisation = self._initialisation(others) if dip.warm_start == "learned" else None
         for first in range(0, count, dip.images_per_fit):
             last = min(first + dip.images_per_fit, count)
             if isinstance(images, EncodedImages):
@@ -256,7 +262,10 @@ class Inputs:
             fits.append(fit)
         return tuple(fits)
 
-    def _initialisation(self, others: EncodedImages) -> Initialisation:
+    def _initialisation(self, others: EncodedImages) -> Initialisation | None:
+        """Learned from one of images that are not to be fitted."""
+        if self.config.dip.warm_start == "none":
+            return None
         if not len(others):
             raise ValueError(
                 "warm_start = learned takes an image that is neither fitted nor scored, and there "

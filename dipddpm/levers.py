@@ -1,6 +1,6 @@
 """How a net is run (`Levers`): precision, layout, attention, compilation, CUDA graphs, threads.
 
-None of it knows what the net is for; training and sampling both run theirs by it.
+None of it knows what the net is for; fits, training and sampling all run theirs by it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,18 @@ def dtype_of(levers: Levers, device: torch.device) -> torch.dtype:
     if levers.precision == "fp16" and device.type != "cuda":
         return torch.float32
     return _DTYPES.get(levers.precision, torch.float32)
+
+
+def lower_precision(levers: Levers, device: torch.device) -> torch.autocast:
+    """The block in which a net with float32 weights is run in its precision."""
+    dtype = dtype_of(levers, device)
+    # No weight is asked for twice, and what was kept of a recorded pass would outlive it.
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False)
+
+
+def records_steps(levers: Levers, device: torch.device) -> bool:
+    """Whether steps are `Recorded`."""
+    return levers.cuda_graph and device.type == "cuda"
 
 
 def arrange(model: nn.Module, levers: Levers) -> None:

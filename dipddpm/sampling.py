@@ -29,7 +29,7 @@ from dipddpm.config import (
 from dipddpm.degradation import seeded_noise
 from dipddpm.diffusion import conditioned, load_unet, x_0_and_eps
 from dipddpm.images import ImageSet
-from dipddpm.levers import Recorded, arrange, dtype_of, in_force
+from dipddpm.levers import Recorded, arrange, dtype_of, in_force, records_steps
 from dipddpm.training import TrainedNet
 
 
@@ -76,7 +76,7 @@ def sample(
         prediction: Tensor = model(net_input, timestep).sample
         return prediction
 
-    run = Recorded(predict) if levers.cuda_graph and device.type == "cuda" else predict
+    run = Recorded(predict) if records_steps(levers, device) else predict
     layout = torch.channels_last if levers.channels_last else torch.contiguous_format
 
     point = start_point(sampling, schedule)

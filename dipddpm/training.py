@@ -26,7 +26,14 @@ from dipddpm.diffusion import (
     training_target,
 )
 from dipddpm.images import ImageSet, TrainingImages
-from dipddpm.levers import Recorded, arrange, dtype_of, in_force
+from dipddpm.levers import (
+    Recorded,
+    arrange,
+    dtype_of,
+    in_force,
+    lower_precision,
+    records_steps,
+)
 from dipddpm.loaders import Batches
 
 
@@ -141,18 +148,19 @@ class _Learner:
     ) -> None:
         self.model, self.training, self.device = model, training, device
         arrange(model, training.levers)
-        self.dtype = dtype_of(training.levers, device)
-        self.recorded = training.cuda_graph and device.type == "cuda"
+        recorded = records_steps(training.levers, device)
         self.optimizer = torch.optim.AdamW(
             model.parameters(),
             # A recorded step reads it from where it lies.
             lr=torch.tensor(training.learning_rate, device=device)
-            if self.recorded
+            if recorded
             else training.learning_rate,
             fused=training.fused_adamw,
-            capturable=self.recorded,
+            capturable=recorded,
         )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.scaler = torch.amp.GradScaler(
+            device.type, enabled=dtype_of(training.levers, device) == torch.float16
+        )
         self.first_epoch, self.losses_before = 0, torch.zeros(0)
         # The tensors themselves: it always holds the weights as they are.
         self.weights = model.state_dict()
@@ -167,8 +175,8 @@ class _Learner:
             self.scaler.scale(torch.zeros((), device=device))
         self.ema_weights = _copied(ema_weights)
         # 1 - decay
-        self.ema_rate = torch.zeros((), device=device) if self.recorded else 0.0
-        self.step = Recorded(self._step, self._changes) if self.recorded else self._step
+        self.ema_rate = torch.zeros((), device=device) if recorded else 0.0
+        self.step = Recorded(self._step, self._changes) if recorded else self._step
 
     @property
     def first_step(self) -> int:
@@ -209,12 +217,7 @@ class _Learner:
     def _loss(self, net_input: Tensor, timesteps: Tensor, target: Tensor) -> Tensor:
         if self.training.channels_last:
             net_input = net_input.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(
-            self.device.type,
-            self.dtype,
-            enabled=self.dtype != torch.float32,
-            cache_enabled=not self.recorded,
-        ):
+        with lower_precision(self.training.levers, self.device):
             prediction: Tensor = self.model(net_input, timesteps).sample
         return (prediction.float() - target).square().mean()
 

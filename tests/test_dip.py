@@ -10,7 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from dipddpm import dip as dip_module
-from dipddpm.config import Backend, Context, DIPConfig, EarlyStopping, Item, derive_seed
+from dipddpm.config import (
+    Backend,
+    Context,
+    DataConfig,
+    DIPConfig,
+    EarlyStopping,
+    Item,
+    OutcomeConfig,
+    PipelineConfig,
+    SamplingConfig,
+    derive_seed,
+)
 from dipddpm.degradation import degrade
 from dipddpm.dip import (
     Priors,
@@ -24,6 +35,7 @@ from dipddpm.dip import (
 from dipddpm.images import ImageSet, prepare, take
 from dipddpm.metrics import psnr
 from dipddpm.nets import NETS, GroupedNets, PaperNet, SkipNet
+from dipddpm.pipeline import make_shared
 from dipddpm.sources import ImageSource
 
 # A skip net for images of 8 pixels. With steps this long, fits wander and stop early.
@@ -653,3 +665,42 @@ def test_a_recorded_iteration_is_the_iteration(
     assert (plain.psnrs[0] - recorded.psnrs[0]).abs().max() < 1e-3
     assert (plain.psnrs[:20] - recorded.psnrs[:20]).nan_to_num().abs().max() < 0.1
     assert (plain.spent_iters - recorded.spent_iters).abs().max() <= 5
+
+
+@pytest.mark.parametrize(
+    "asked", [{"train_on": "dip"}, {"condition_on": "dip"}, {"start_from": "dip"}], ids=str
+)
+def test_no_fit_starts_from_an_image_that_is_fitted_with_it_or_scored(
+    asked: dict[str, Any], objects: ImageSource
+) -> None:
+    learned_from: list[Tensor] = []
+
+    def stages(function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if function is learn_initialisation:
+            learned_from.append(args[0].pixels)
+        return function(*args, **kwargs)
+
+    def make(num_held_out: int) -> None:
+        few = {"num_iter": 1, "warm_start_iter": 1, "warm_start": "learned"}
+        start = {"start_from": asked.get("start_from", "noise"), "num_inference_steps": 1}
+        sampling = SamplingConfig(task="restore", num_samples=1, **start)
+        arm = {name: value for name, value in asked.items() if name != "start_from"}
+        config = PipelineConfig(
+            data=DataConfig(image_size=16, num_images=3, num_held_out=num_held_out),
+            dip=DIPConfig(**few),  # type: ignore[arg-type]
+            outcomes=(OutcomeConfig(epochs=1, sampling=sampling),),
+            **arm,
+        )
+        make_shared(config, objects, Context(), stages=stages)
+
+    make(2)
+    assert learned_from
+    seen = torch.stack([one[0] for one in learned_from])
+    scored = prepare(objects.held_out[:2], 16).pixels
+    assert not any(torch.equal(one, other) for one in seen for other in scored)
+    if "start_from" not in asked:  # those of held-out images may start from a training image
+        fitted_images = prepare(objects.train[:3], 16).pixels
+        first = seen[0]
+        assert not any(torch.equal(first, other) for other in fitted_images)
+        with pytest.raises(ValueError, match="num_held_out must be below the number of held-out"):
+            make(len(objects.held_out))

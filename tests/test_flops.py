@@ -165,20 +165,20 @@ def test_of_a_fit(dip: DIPConfig) -> None:
     assert one is not None and five == 5 * one
 
 
+# One net at a time: of grouped convolutions the counter sees too much on the way back.
 @pytest.mark.parametrize("num_images", [1, 3])
 @pytest.mark.parametrize(
     "dip",
     [
         DIPConfig(num_iter=130, early_stopping="es_wmv", es_window=2, es_patience=1),
         DIPConfig(num_iter=130, early_stopping="es_wmv", es_window=2, es_patience=1000),
-        DIPConfig(num_iter=60, early_stopping="psnr", es_psnr=10.0, backend="loop"),
-        DIPConfig(num_iter=60, early_stopping="psnr", es_psnr=99.0, backend="loop"),
+        DIPConfig(num_iter=60, early_stopping="psnr", es_psnr=10.0),
+        DIPConfig(num_iter=60, early_stopping="psnr", es_psnr=99.0),
     ],
     ids=lambda dip: f"{dip.early_stopping} {dip.es_patience} {dip.es_psnr}",
 )
 def test_of_a_fit_that_its_criterion_may_stop(dip: DIPConfig, num_images: int) -> None:
-    if dip.backend == "auto" and num_images > 1:
-        pytest.skip("of grouped convolutions the counter sees too much on the way back")
+    dip = replace(dip, backend="loop")
     with FlopCounterMode(display=False) as counter:
         made = fit_priors(images(num_images), dip, CONTEXT)
     given = bound(fit_priors, (images(num_images), dip, CONTEXT), {})

@@ -113,12 +113,17 @@ def measured(case: Case, source: ImageSource) -> tuple[Measured, Any, dict[str, 
     return stages, made, scores(case, made, lambda result: stages.rows[id(result)])
 
 
+def outputs_and_images(made: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    [images] = made["images"]
+    return torch.cat([fit.outputs for fit in made["fits"]]).clamp(-1, 1), images.pixels
+
+
 def test_the_seconds_of_a_prior_are_those_of_its_fit(contested: Any) -> None:
     for contender, function in (("dipddpm", "fit_priors"), ("paper loop", "fit_by_paper_loop")):
         stages, made, told = contested["priors", contender, "no"]
         [taken] = stages.seconds(function)
         assert told["seconds"] == told["mean_seconds"] == pytest.approx(taken / 3)
-        reached = psnr(made["fits"].outputs.clamp(-1, 1), made["images"].pixels)
+        reached = psnr(*outputs_and_images(made))
         assert told["psnr"] == pytest.approx(reached.mean().item())
         assert "censored" not in told
 
@@ -143,13 +148,14 @@ es_psnr = 14.0
 """
     for case in toy_suite(f"{BASE}{grid}").cases:
         stages, made, told = measured(case, objects)
-        spent = made["fits"].spent_iters
+        [fit] = made["fits"]
+        spent = fit.spent_iters
         assert 0 < spent.min() < spent.max()
-        row = stages.rows[id(made["fits"])]
+        row = stages.rows[id(fit)]
         each = [(row.seconds or 0) * one / spent.sum().item() for one in spent.tolist()]
         assert told["mean_seconds"] == pytest.approx(sum(each) / 4)
         assert told["seconds"] == pytest.approx(sorted(each)[1])  # the lower median
-        reached = psnr(made["fits"].outputs.clamp(-1, 1), made["images"].pixels)
+        reached = psnr(*outputs_and_images(made))
         assert told["censored"] == int((reached < 13.95).sum())
 
 
@@ -158,7 +164,7 @@ def test_a_training_step_is_the_median_one(contested: Any) -> None:
         stages, made, told = contested["train", contender, "no"]
         assert told["seconds"] == 2.0
         assert [told["total_seconds"]] == stages.seconds(function)
-        assert told["eps_loss"] == made["scored"].values["eps_loss"]
+        assert told["eps_loss"] == made["scored"][0].values["eps_loss"]
         assert [name for name, _ in stages.calls] == ["prepare", function, "prepare", "score_net"]
 
 
@@ -171,7 +177,7 @@ def test_samples_are_held_beside_those_of_the_plain_path(contested: Any) -> None
         (name, given["trained"]) for name, given in stages.calls if name == "sample"
     )
     assert first == "sample" and of_another is not of_plain
-    expected = psnr(made["samples"].images, made["plain"].images).mean().item()
+    expected = psnr(made["samples"][0].images, made["plain"][0].images).mean().item()
     assert told["psnr_to_plain"] == pytest.approx(expected) and expected < 60
     stages, _, told = contested["sample", "DDPMPipeline", "no"]
     [taken] = stages.seconds("sample_by_pipeline")

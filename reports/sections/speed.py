@@ -126,6 +126,8 @@ def _mean(effect: Effect | None) -> float | None:
 
 
 def _verdict(one: Entry) -> str:
+    if one.failed:
+        return "failed"
     if one.gate.passed is False:
         return "other quality"
     if one.to_plain is None:
