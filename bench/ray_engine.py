@@ -6,6 +6,7 @@ share; or folders travel through a storage that fsspec can reach. Imports no tor
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -20,6 +21,8 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from bench import records
 from bench.engines import CHECKOUT, Process, SubprocessEngine, ask_environment, environment_of
@@ -37,6 +40,8 @@ _QUIET = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # what nodes have to tell; it stays in their logs
 }
 _THREADS = "OMP_NUM_THREADS"
+# In the environment of all processes of a cluster that was started here.
+_CLUSTER = "DIPDDPM_RAY_CLUSTER"
 
 
 class RayEngine:
@@ -71,6 +76,7 @@ class RayEngine:
 
     def _connect(self, address: str | None) -> None:
         before = signal.getsignal(signal.SIGTERM)
+        os.environ[_CLUSTER] = cluster = uuid.uuid4().hex
         try:
             self._ray.init(
                 address="local" if address is None else _answering(address),
@@ -88,6 +94,18 @@ class RayEngine:
             raise UserError(f"{text}: {error}") from error
         finally:
             signal.signal(signal.SIGTERM, before)
+            del os.environ[_CLUSTER]
+        if address is None:
+            atexit.register(self._end, cluster)
+
+    def _end(self, cluster: str) -> None:
+        """Ends a cluster that was started here, and what of it would wait for a dead part."""
+        if not self._is_lost():
+            self._ray.shutdown()
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):  # gone, or another user's
+                if process.environ().get(_CLUSTER) == cluster:
+                    process.kill()
 
     def slots(self, machine: Environment) -> dict[str, dict[str, str]]:
         """As many as there are GPUs in the cluster, or nodes with the most CPUs."""

@@ -90,7 +90,7 @@ class Whole:
         one.times += times
         orphans = [process for background in ended for process in background.orphans()]
         one.orphans += len(orphans)
-        assert orphans == [], f"orphans of {fault}"
+        assert orphans == [], f"orphans of {fault}: {orphans}"
         return one
 
     def judge(self, fault: str, folder: Path, done: dict[str, int]) -> None:

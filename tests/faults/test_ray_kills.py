@@ -109,6 +109,9 @@ def test_a_cluster_of_its_own_that_dies_is_told(
     background = started("run", whole.suite, "--out", run, *ON_RAY)
     in_the_middle(run)
     (process,) = (one for one in background.living() if one.name() == part)
+    # As if it waited for what is dead: it can see no end.
+    (agent,) = (one for one in background.living() if "runtime_env/agent" in str(one.cmdline()))
+    send(agent, signal.SIGSTOP)
     send(process, signal.SIGKILL)
     code, said = background.end()
     assert code == 2 and "Traceback" not in said, said
