@@ -14,6 +14,7 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import (
+    TYPE_CHECKING,
     Annotated,
     Any,
     Final,
@@ -24,6 +25,9 @@ from typing import (
 
 from dipddpm.checks import above_zero, at_least, at_most, check_types
 from dipddpm.lookup import Table
+
+if TYPE_CHECKING:
+    from accelerate import PartialState  # type: ignore[import-untyped]
 
 VERSION = "0.1.0"
 
@@ -530,11 +534,16 @@ def unwatched(iterable: Iterable[Item], /) -> Iterable[Item]:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What every stage is given beside its settings. Only the seed changes a result's identity."""
+    """What every stage is given beside its settings. Only the seed changes a result's identity.
+
+    processes: those that train one net together, all called alike (`accelerate.PartialState()`
+        under `accelerate launch`); None: this one alone
+    """
 
     seed: int = 0
     device: str = "cpu"
     watch: Watch = unwatched
+    processes: PartialState | None = None
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:

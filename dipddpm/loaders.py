@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from dipddpm.config import Context, LoaderConfig, derive_seed
 from dipddpm.encoded import EncodedImages
 from dipddpm.images import ImageSet, TrainingImages, load
+from dipddpm.parallel import Share
 
 # Of a DataLoader's workers. A forked one starts in milliseconds, where any other would first import
 # torch, for seconds, at every call. It inherits the locks of threads that it does not have, those
@@ -32,6 +33,8 @@ class Batches:
     loader does it does in `next`, where a `watch` sees it as waiting for data. Files are flipped
     here with flip = "loader"; tensors come as they are, from `freeze_flips`.
 
+    share: the rows that are loaded of each
+
     Raises ValueError if the images or the condition do not fit the loader.
     """
 
@@ -44,6 +47,7 @@ class Batches:
         loading: LoaderConfig,
         seed: int,
         epochs: range,
+        share: Share | None = None,
     ) -> None:
         kind = EncodedImages if loading.loader == "decode" else ImageSet
         if not isinstance(images, kind):
@@ -57,7 +61,7 @@ class Batches:
             )
         self._images, self._condition, self._image_size = images, condition, image_size
         self._batch_size, self._loading = batch_size, loading
-        self._seed, self._epochs = seed, epochs
+        self._seed, self._epochs, self._share = seed, epochs, share or Share()
 
     def __len__(self) -> int:
         return len(self._epochs) * math.ceil(len(self._images) / self._batch_size)
@@ -83,13 +87,19 @@ class Batches:
         tensors: Any = list(pixels)
         yield from DataLoader(tensors, batch_sampler=batches, generator=torch.Generator())
 
+    def sizes(self) -> Iterator[int]:
+        """How many images each batch has, loaded here or not."""
+        for _ in self._epochs:
+            for first in range(0, len(self._images), self._batch_size):
+                yield min(self._batch_size, len(self._images) - first)
+
     def _order(self) -> Iterator[tuple[int, Tensor]]:
-        """The epoch and the indices of each batch."""
+        """The epoch and the indices of each batch, of those that are loaded here."""
         for epoch in self._epochs:
             generator = torch.Generator().manual_seed(derive_seed(self._seed, "epoch", epoch))
             order = torch.randperm(len(self._images), generator=generator)
             for indices in order.split(self._batch_size):
-                yield epoch, indices
+                yield epoch, self._share.of(indices)
 
 
 def freeze_flips(images: ImageSet, context: Context) -> ImageSet:

@@ -35,6 +35,7 @@ from dipddpm.levers import (
     records_steps,
 )
 from dipddpm.loaders import Batches
+from dipddpm.parallel import Share, held_back
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def train_ddpm(
     images: ImageSet for the loaders memory and list (from `freeze_flips` with flip = "loader"),
         EncodedImages for decode
     condition: of the same images, in the same order; the net is given it beside x_t
-    Raises ValueError if they do not fit the loader, or if a cosine schedule is to be resumed.
+    Raises ValueError if they do not fit the loader, if a cosine schedule is to be resumed, or if
+    several processes were to record CUDA graphs.
     """
     if resume_from is not None and training.lr_schedule == "cosine":
         raise ValueError(
@@ -88,6 +90,9 @@ def train_ddpm(
             f"the run, got a net of {resume_from.epochs} epochs"
         )
     device = torch.device(context.device)
+    share = Share(context.processes)
+    if share.count > 1 and training.cuda_graph:
+        raise ValueError(f"cuda_graph must be false with {share.count} processes")
     noise_scheduler = build_noise_scheduler(schedule)
     # add_noise would copy its table to the device at every step.
     abar = noise_scheduler.alphas_cumprod = noise_scheduler.alphas_cumprod.to(device)
@@ -97,33 +102,36 @@ def train_ddpm(
     else:
         weights = _copied(resume_from.weights)
         model = load_unet(unet, image_size, weights, in_channels=in_channels)
-    learner = _Learner(model.to(device), training, device, resume_from)
+    learner = _Learner(model.to(device), training, device, share, resume_from)
     batches = Batches(
         images, condition, image_size, training.batch_size, loading, context.seed,
-        range(learner.first_epoch, epochs),
+        range(learner.first_epoch, epochs), share,
     )  # fmt: skip
     num_steps = learner.first_step + len(batches)
 
     generator = torch.Generator(device)
     losses = []
     with in_force(training.levers):
-        for step, batch in enumerate(context.watch(batches), learner.first_step):
+        watched = zip(context.watch(batches), batches.sizes(), strict=False)  # it may end early
+        for step, (batch, size) in enumerate(watched, learner.first_step):
             generator.manual_seed(derive_seed(context.seed, "training step", step))
             if device.type == "cuda":
                 batch = batch.pin_memory()  # from pageable memory the host would wait for the copy
             batch = batch.to(device, non_blocking=True)
             if loading.flip == "device":
-                batch = _random_flips(batch, generator)
+                flip = torch.rand(size, 1, 1, 1, generator=generator, device=device) < 0.5
+                batch = torch.where(share.of(flip), batch.flip(-1), batch)
             clean, given = batch[:, :3], None if condition is None else batch[:, 3:]
-            noise = torch.randn(clean.shape, generator=generator, device=device)
+            noise = torch.randn((size, *clean.shape[1:]), generator=generator, device=device)
             # One u serves every T: t = floor(u T). float64, so that u T stays below T.
-            u = torch.rand(len(clean), generator=generator, device=device, dtype=torch.float64)
+            u = torch.rand(size, generator=generator, device=device, dtype=torch.float64)
+            noise, u = share.of(noise), share.of(u)
             timesteps = (u * schedule.num_train_timesteps).long()
             # diffusers asks for an IntTensor and indexes with it, for which torch wants int64.
             noisy = noise_scheduler.add_noise(clean, noise, timesteps)  # type: ignore[arg-type]
             abar_t = abar[timesteps].view(-1, 1, 1, 1)
             target = training_target(schedule.prediction_type, clean, noise, abar_t)
-            learner.set_rates(step, num_steps)
+            learner.prepare(step, num_steps, size)
             losses.append(learner.step(conditioned(noisy, given), timesteps, target))
 
     return learner.trained_net(epochs, losses)
@@ -144,9 +152,10 @@ class _Learner:
         model: nn.Module,
         training: TrainingConfig,
         device: torch.device,
+        share: Share,
         resume_from: TrainedNet | None,
     ) -> None:
-        self.model, self.training, self.device = model, training, device
+        self.model, self.training, self.device, self.share = model, training, device, share
         arrange(model, training.levers)
         recorded = records_steps(training.levers, device)
         self.optimizer = torch.optim.AdamW(
@@ -176,32 +185,37 @@ class _Learner:
         self.ema_weights = _copied(ema_weights)
         # 1 - decay
         self.ema_rate = torch.zeros((), device=device) if recorded else 0.0
+        self.joined, self.weight = share.joined(model), 1.0
         self.step = Recorded(self._step, self._changes) if recorded else self._step
 
     @property
     def first_step(self) -> int:
         return len(self.losses_before)
 
-    def set_rates(self, step: int, num_steps: int) -> None:
-        """The rates of a step, of the weights and of their average."""
+    def prepare(self, step: int, num_steps: int, batch_size: int) -> None:
+        """The rates of a step, of the weights and of their average, and what its share weighs."""
         rate = self.training.learning_rate * learning_rate_factor(step, num_steps, self.training)
         for group in self.optimizer.param_groups:
             group["lr"] = _set(group["lr"], rate)
         self.ema_rate = _set(self.ema_rate, 1 - ema_decay_at(step, self.training))
+        self.weight = self.share.weight(batch_size)
 
     def _step(self, net_input: Tensor, timesteps: Tensor, target: Tensor) -> Tensor:
         """Moves the weights, and the averaged ones after them. Nothing waits for the device, but
         fp16 without fused_adamw.
 
-        Returns the loss, of the whole batch whatever its parts.
+        Returns the loss of the whole batch, whatever its parts; of several processes, the mean of
+        what they return.
         """
         loss = torch.zeros((), device=self.device)
         num_parts = min(self.training.gradient_accumulation_steps, len(target))
-        for part in zip(
-            *(one.chunk(num_parts) for one in (net_input, timesteps, target)), strict=True
-        ):
-            part_loss = self._loss(*part) * (len(part[0]) / len(target))
-            self.scaler.scale(part_loss).backward()
+        parts = list(
+            zip(*(one.chunk(num_parts) for one in (net_input, timesteps, target)), strict=True)
+        )
+        for i, part in enumerate(parts, 1):
+            with held_back(self.joined, i < len(parts)):
+                part_loss = self._loss(*part) * (len(part[0]) / len(target) * self.weight)
+                self.scaler.scale(part_loss).backward()
             loss = loss + part_loss.detach()
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
@@ -218,7 +232,7 @@ class _Learner:
         if self.training.channels_last:
             net_input = net_input.contiguous(memory_format=torch.channels_last)
         with lower_precision(self.training.levers, self.device):
-            prediction: Tensor = self.model(net_input, timesteps).sample
+            prediction: Tensor = self.joined(net_input, timesteps).sample
         return (prediction.float() - target).square().mean()
 
     def _changes(self) -> list[Tensor]:
@@ -235,7 +249,10 @@ class _Learner:
             ema_weights=self.ema_weights if self.training.ema_decay else _copied(self.weights),
             optimizer=copy.deepcopy(self.optimizer.state_dict()),
             losses=torch.cat(
-                [self.losses_before, *([torch.stack(losses).cpu()] if losses else [])]
+                [
+                    self.losses_before,
+                    *([self.share.mean(torch.stack(losses)).cpu()] if losses else []),
+                ]
             ),
             grad_scaler=self.scaler.state_dict(),
         )
@@ -292,9 +309,3 @@ def _set(rate: float | Tensor, value: float) -> float | Tensor:
 
 def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: weight.clone() for name, weight in weights.items()}
-
-
-def _random_flips(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each of `images` mirrored left to right with probability 1/2, on their own device."""
-    flip = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < 0.5
-    return torch.where(flip, images.flip(-1), images)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import those of its own row's level or below, but no circle may arise.
 LEVELS = [
-    {"dipddpm.checks", "dipddpm.encoded", "dipddpm.lookup"},
+    {"dipddpm.checks", "dipddpm.encoded", "dipddpm.lookup", "dipddpm.parallel"},
     {"dipddpm.config", "dipddpm.sources"},
     {"dipddpm.guard_rails"},
     {"dipddpm.images", "dipddpm.levers", "dipddpm.nets", "dipddpm.diffusion"},

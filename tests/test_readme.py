@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -41,6 +42,27 @@ def test_its_library_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["2", "4"]
     assert all("torch.Size([16, 3, 32, 32])" in line for line in lines)
+
+
+def test_its_example_for_several_gpus_runs_in_two_processes(tmp_path: Path) -> None:
+    (example,) = blocks("python", below="Several GPUs")
+    script = tmp_path / "train.py"
+    script.write_text(example)
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
+    losses = [
+        subprocess.run(
+            [sys.executable, *launch, str(count), script],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=300,
+        ).stdout.split()
+        for count in (1, 2)
+    ]
+    assert losses[0] == losses[1]
+    assert float(*losses[0]) > 0
 
 
 def test_its_suite_is_a_suite() -> None:
