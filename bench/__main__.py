@@ -8,7 +8,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
@@ -31,6 +31,7 @@ from dipddpm.lookup import look_in
 from dipddpm.sources import HUGGING_FACE, ImageSource, open_source
 
 RUNS = Path("runs")
+_MAX_GPUS = 100_000
 _LOCAL_ENGINES: dict[str, Callable[[], Engine]] = {
     "forkserver": ForkserverEngine,
     "subprocess": SubprocessEngine,
@@ -100,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--device", choices=["this", "cpu", "cuda", "h100"], default="this",
                       help="this: CUDA where there is one, else the CPU; h100: an estimate from "
                       "its published peak")  # fmt: skip
+    plan.add_argument("--gpus", type=_num_gpus, nargs="+", default=(), metavar="N",
+                      help="tell when it ends on so many of these devices")  # fmt: skip
     _add_images(plan)
     _add_untimed(plan)
 
@@ -212,6 +215,12 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _num_gpus(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _MAX_GPUS:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {_MAX_GPUS}, got {text!r}")
+    return int(text)
+
+
 def _number(text: str) -> float:
     """NaN if it is none."""
     try:
@@ -249,7 +258,7 @@ def list_suites(options: argparse.Namespace) -> int:
 def run_suite(options: argparse.Namespace) -> int:
     """`bench run`: makes the run folder and works through its units."""
     if options.dry_run:
-        return _show(options, {"auto": "this"}.get(options.device, options.device), whole=True)
+        return _show(options, {"auto": "this"}.get(options.device, options.device))
     if options.untimed:
         raise UserError("--untimed must come with --dry-run")
     return _work(_new_run(options, _units_of, display.console()), options)
@@ -257,7 +266,7 @@ def run_suite(options: argparse.Namespace) -> int:
 
 def plan_suite(options: argparse.Namespace) -> int:
     """`bench plan`: what a suite would take on a device."""
-    return _show(options, options.device, whole=False)
+    return _show(options, options.device, options.gpus)
 
 
 def profile_suite(options: argparse.Namespace) -> int:
@@ -352,15 +361,17 @@ def _where(options: argparse.Namespace) -> str:
     return "--images" if options.images else str(options.suite)
 
 
-def _show(options: argparse.Namespace, device: str, *, whole: bool) -> int:
-    """What a run would do on a device, and with `whole` its cases. What a network or a package
-    could still mend is said at the end."""
+def _show(options: argparse.Namespace, device: str, num_gpus: Sequence[int] | None = None) -> int:
+    """What a suite would do on a device; num_gpus: None for a run, whose cases are shown too.
+
+    What a network or a package could still mend is said at the end.
+    """
     from bench import dryrun  # needs torch, and no device
 
     found = suite.load(options.suite, seed=options.seed, images=options.images)
     units = plan_units(found, seed=options.seed or 0, device="cpu")
     screen = display.console()
-    if whole:
+    if num_gpus is None:
         screen.print(display.cases(found.cases, found.name))
     problem: Exception | None = None
     source = None
@@ -373,7 +384,9 @@ def _show(options: argparse.Namespace, device: str, *, whole: bool) -> int:
             raise
         problem = error
     try:
-        dryrun.show(units, device, source, screen, timed=not options.untimed)
+        dryrun.show(
+            units, device, source, screen, timed=not options.untimed, num_gpus=num_gpus or ()
+        )
     except ImportError as error:
         problem = error
     if source is not None:

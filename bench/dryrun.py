@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +22,7 @@ from bench.forecast import KNOWN, Estimate, Forecaster, Timed
 from bench.ledger import BookingLedger
 from bench.predicted_memory import predicted_bytes
 from bench.records import UnitSpec
+from bench.schedule import schedule
 from dipddpm.config import Context
 from dipddpm.encoded import EncodedImages
 from dipddpm.inputs import NUM_REFERENCES
@@ -32,11 +34,16 @@ MAX_IMAGES = 1_000_000
 
 @dataclass(frozen=True)
 class Booking:
-    """Calls by their key, and how often each is made: by every case alone, and by the run."""
+    """Calls by their key, and how often each is made: by every case alone, and by each unit."""
 
     calls: dict[str, Booked] = field(default_factory=dict)
     alone: Counter[str] = field(default_factory=Counter)
-    shared: Counter[str] = field(default_factory=Counter)
+    by_unit: dict[str, Counter[str]] = field(default_factory=dict)
+
+    @functools.cached_property
+    def shared(self) -> Counter[str]:
+        """How often the run makes each call."""
+        return sum(self.by_unit.values(), Counter())
 
     def by_stage(self, counts: Counter[str]) -> Counter[str]:
         """The number of calls of each stage, in the order in which the run has them."""
@@ -80,7 +87,7 @@ def book(units: Iterable[UnitSpec]) -> Booking:
             for outcome in run_pipeline(config, source, context, stages=ledger):
                 found.alone.update(ledger.bill(*outcome.scores))
         found.calls.update(ledger.booked)
-        found.shared.update(key for key, row in ledger.rows.items() if row.executed)
+        found.by_unit[spec.unit] = Counter(key for key, row in ledger.rows.items() if row.executed)
     return found
 
 
@@ -102,7 +109,13 @@ def _stand_in(units: Iterable[UnitSpec]) -> ImageSource:
 
 
 def show(
-    units: list[UnitSpec], device: str, source: ImageSource | None, screen: Console, *, timed: bool
+    units: list[UnitSpec],
+    device: str,
+    source: ImageSource | None,
+    screen: Console,
+    *,
+    timed: bool,
+    num_gpus: Sequence[int] = (),
 ) -> None:
     """A row a stage: how often it is called and the operations of its nets, by each case alone and
     by the run, and what the run is to take; below it what is to be said of that.
@@ -110,6 +123,7 @@ def show(
     device: "this" (CUDA where there is one), "cpu", "cuda", or one of KNOWN, which need not be here
     source: images to time with; None: others
     timed: whether seconds of a device that is here are told, for which steps are timed
+    num_gpus: with so many of the device, when the last unit ends
     """
     cuda = device in ("cuda", *KNOWN) or (device == "this" and torch.cuda.is_available())
     forecaster = _forecaster(device, source, timed=timed)
@@ -158,6 +172,7 @@ def show(
         )
     if forecaster is not None:
         lines += _notes(booking, units, forecaster)
+        lines += _schedules(booking, units, forecaster, num_gpus)
     for line in lines:
         screen.print(line, markup=False, soft_wrap=True)
 
@@ -185,18 +200,44 @@ def _seconds(booking: Booking, forecaster: Forecaster) -> dict[str, float | None
 
 def _notes(booking: Booking, units: Iterable[UnitSpec], forecaster: Forecaster) -> Iterator[str]:
     yield from forecaster.notes()
-    if isinstance(forecaster, Timed):
-        measured = sum(spec.kind != "profile" for spec in units)
-        beside = measured * forecaster.unit_seconds + sum(
-            count * forecaster.warm_up_seconds(booking.calls[key])
-            for key, count in booking.shared.items()
-        )
+    beside = sum(_seconds_beside(calls, booking, forecaster) for calls in booking.by_unit.values())
+    if beside:
         yield (
             f"Beside the stages about {duration(beside)} go into warming up and looking at the "
-            f"machine, in {measured} units."
+            f"machine, in {len(booking.by_unit)} units."
         )
     if any(spec.kind == "profile" for spec in units):
         yield "Profiles are not in it."
+
+
+def _schedules(
+    booking: Booking, units: Iterable[UnitSpec], forecaster: Forecaster, num_gpus: Iterable[int]
+) -> Iterator[str]:
+    planned = [spec for spec in units if spec.unit in booking.by_unit]
+    seconds = {spec.unit: _unit_seconds(booking, spec.unit, forecaster) for spec in planned}
+    if not any(seconds.values()):
+        return
+    for count in num_gpus:
+        one = schedule(planned, seconds, count)
+        yield (
+            f"On {count} GPU{'s' * (count > 1)} it ends after {duration(one.wall_seconds)}, for "
+            f"{one.idle_share:.0%} of which they are idle."
+        )
+
+
+def _unit_seconds(booking: Booking, unit: str, forecaster: Forecaster) -> float:
+    """Of what is known of its stages, and of what is beside them."""
+    calls = booking.by_unit[unit]
+    return _seconds_beside(calls, booking, forecaster) + sum(
+        count * (forecaster.seconds(booking.calls[key]) or 0.0) for key, count in calls.items()
+    )
+
+
+def _seconds_beside(calls: Counter[str], booking: Booking, forecaster: Forecaster) -> float:
+    """What a unit that makes those calls takes beside them."""
+    return forecaster.unit_seconds + sum(
+        count * forecaster.warm_up_seconds(booking.calls[key]) for key, count in calls.items()
+    )
 
 
 def _number(seconds: float | None) -> str:

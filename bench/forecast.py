@@ -72,10 +72,18 @@ _Given = Mapping[str, Any]
 
 
 class Forecaster(Protocol):
-    """Tells what calls will take."""
+    """Tells what calls will take.
+
+    unit_seconds: of a unit, beside its stages and their warm-ups
+    """
+
+    unit_seconds: float
 
     def seconds(self, call: Booked) -> float | None:
         """None: it is not known."""
+
+    def warm_up_seconds(self, call: Booked) -> float:
+        """What a unit spends on throw-away copies before it makes the call."""
 
     def notes(self) -> list[str]:
         """What has to be said of the seconds that were told so far, in a line each."""
@@ -85,7 +93,11 @@ class Estimate:
     """Seconds from operations alone, for a device that need not be here.
 
     name: what it is called in notes; peaks: operations a second by precision
+
+    Of what is beside the stages it knows nothing.
     """
+
+    unit_seconds = 0.0
 
     def __init__(self, name: str, peaks: Mapping[str, float]) -> None:
         self._name, self._peaks = name, peaks
@@ -98,6 +110,9 @@ class Estimate:
             return None
         precision = _precision(call.function, call.given, "cuda")
         return count / (self._peaks[precision] * TYPICAL_SHARE)
+
+    def warm_up_seconds(self, call: Booked) -> float:
+        return 0.0
 
     def notes(self) -> list[str]:
         lines = [
@@ -141,7 +156,6 @@ class Timed:
         wake(self._device.torch_device)
         probe(self._device)
         probe(self._device)
-        # Of a unit, beside its stages and their warm-ups.
         self.unit_seconds = time.perf_counter() - started
 
     def seconds(self, call: Booked) -> float | None:
@@ -160,7 +174,6 @@ class Timed:
         return None if timing is None else factor * timing.beside
 
     def warm_up_seconds(self, call: Booked) -> float:
-        """What a unit spends on throw-away copies before it makes the call."""
         function, given = call.function, _shapes(call.given)
         if function is train_ddpm:
             return sum(timing.of(EPOCHS) for timing, _ in self._batches(given) if timing)

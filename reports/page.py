@@ -19,6 +19,7 @@ from reports.sections import quality
 from reports.sections import run as about_run
 from reports.sections.answer import answer
 from reports.sections.arms import arms
+from reports.sections.board import board
 from reports.sections.expected import expected
 from reports.sections.ledger import ledger
 from reports.sections.loaders import loaders
@@ -89,6 +90,7 @@ def _sections(report: Report, csv: str) -> list[Section]:
         *((shown, scored) if near_noise else (scored, shown)),
         restoration(report),
         scaling(report),
+        board(report),
         profile(report),
         speed(report),
         noise(report),

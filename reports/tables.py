@@ -322,7 +322,7 @@ def _order(outcome: Outcome) -> tuple[object, ...]:
     record = outcome.record
     names = (*MAIN_SETTINGS, *sorted(set(record.settings) - set(MAIN_SETTINGS)))
     values = [_sortable(record.settings.get(name)) for name in names]
-    return (*values, record.seed, record.case_id, record.repeat)
+    return tuple(values), record.seed, record.case_id, record.repeat
 
 
 _BASELINES = (None, "images", "nothing", "memory", "noise")

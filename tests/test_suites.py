@@ -65,7 +65,9 @@ def test_a_suite_that_ships_can_run(name: str) -> None:
 
 def test_each_suite_has_its_twin_for_two_cores() -> None:
     twins = {*TWINS, *(f"{name}-cpu" for name in TWINS)}
-    assert set(suite.names()) == {"quick", "speed", "speed-cpu", "gpu-check", *twins}
+    assert set(suite.names()) == {
+        "quick", "speed", "speed-cpu", "gpu-check", "time-to-quality", *twins
+    }  # fmt: skip
     assert all("Cost:" in suite.load(name).about for name in suite.names() if name != "quick")
 
 
