@@ -21,6 +21,69 @@ CONTENDERS: Final[Mapping[str, tuple[str, ...]]] = {
     # Samples of a net of another seed: how far apart those of equally good nets are.
     "sample": ("dipddpm", "DDPMPipeline", "another seed"),
 }
+# What a contest has, whoever takes part in it.
+_CONTESTED: Final[Mapping[str, tuple[Setting, ...]]] = {
+    "train_on": ("images",),
+    "condition_on": ("nothing",),
+    "task": ("generate",),
+    "start_from": ("noise",),
+}
+# What else a baseline is: the settings that it has, of those that it cannot follow.
+_FIXED: Final[Mapping[str, Mapping[str, tuple[Setting, ...]]]] = {
+    "paper loop": {
+        "net": ("paper",),
+        "early_stopping": ("none", "psnr"),
+        "reg_noise_std": (0.0,),
+        "backend": ("auto",),
+        "warm_start": ("none",),
+        "prior_precision": ("no",),
+        "prior_channels_last": (None,),
+        "prior_tf32": ("convolutions",),
+        "prior_cuda_graph": (False,),
+    },
+    "tutorial": {
+        "prediction_type": ("epsilon",),
+        "loader": ("memory", "decode"),
+        "max_grad_norm": (1.0,),
+        "gradient_accumulation_steps": (1,),
+        "channels_last": (False,),
+        "tf32": ("convolutions",),
+        "attention": ("auto",),
+        "compile": ("no",),
+        "cuda_graph": (False,),
+        "fused_adamw": (True,),
+        "foreach_ema": (True,),
+        "num_threads": (None,),
+    },
+    "DDPMPipeline": {
+        "sampler": ("ddpm",),
+        "timestep_spacing": ("leading",),
+        "samples_per_batch": (None,),
+        "sampling_precision": ("no",),
+        "sampling_channels_last": (False,),
+        "sampling_tf32": ("convolutions",),
+        "sampling_attention": ("auto",),
+        "sampling_compile": ("no",),
+        "sampling_cuda_graph": (False,),
+    },
+}
+
+
+def check_contest(contest: str, contender: str, settings: Mapping[str, Setting]) -> None:
+    """Raises ValueError if a contender would do something else than its settings say."""
+    if contender not in CONTENDERS[contest]:
+        raise ValueError(
+            f"contender must be one of {', '.join(CONTENDERS[contest])} with contest = {contest}, "
+            f"got {contender!r}"
+        )
+    if contest == "none":
+        return
+    fixed = {**_CONTESTED, **_FIXED.get(contender, {})}
+    for name, values in fixed.items():
+        if settings[name] not in values:
+            whose = f"contender = {contender}" if name not in _CONTESTED else f"contest = {contest}"
+            some = " or ".join(map(repr, values))
+            raise ValueError(f"{name} must be {some} with {whose}, got {settings[name]!r}")
 
 
 def pipeline_config(cases: tuple[Case, ...]) -> PipelineConfig:

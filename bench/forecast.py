@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import torch
 
 from bench import flops
+from bench.baselines import fit_by_paper_loop, sample_by_pipeline, train_by_tutorial
 from bench.cases import settings_of
 from bench.costs import precision_of
 from bench.errors import shortened
@@ -29,7 +30,7 @@ from bench.meters import Clock, Device, Steps
 from bench.noise import disturbances, usual_probes
 from bench.probe import probe
 from bench.records import Environment, UnitSummary
-from bench.warmup import EPOCHS, ITERATIONS, wake
+from bench.warmup import EPOCHS, ITERATIONS, is_warmed_up, wake
 from dipddpm.config import Context, DIPConfig, LoaderConfig, SamplingConfig, TrainingConfig
 from dipddpm.dip import Priors, fit_priors, learn_initialisation
 from dipddpm.encoded import EncodedImages
@@ -135,6 +136,27 @@ class _Timing:
         return self.beside + num_steps * self.step
 
 
+@dataclass(frozen=True)
+class _Loop:
+    """So many steps, and all of it so many times; timing: None if it is not known."""
+
+    timing: _Timing | None
+    num_steps: float
+    times: int = 1
+
+    @property
+    def seconds(self) -> float | None:
+        return None if self.timing is None else self.times * self.timing.of(self.num_steps)
+
+    @property
+    def warm_up_seconds(self) -> float:
+        return 0.0 if self.timing is None else self.timing.of(min(ITERATIONS, self.num_steps))
+
+
+# Both lay their steps out by epochs, of batches of two shapes.
+_TRAININGS = (train_ddpm, train_by_tutorial)
+
+
 class Timed:
     """Seconds from a few steps of each kind of call on the device that is here.
 
@@ -160,11 +182,10 @@ class Timed:
 
     def seconds(self, call: Booked) -> float | None:
         function, given = call.function, _shapes(call.given)
-        if function is train_ddpm:
-            return self._training_seconds(given)
+        if function in _TRAININGS:
+            return self._training_seconds(function, given)
         if (loop := self._loop(function, given)) is not None:
-            timing, num_steps = loop
-            return None if timing is None else timing.of(num_steps)
+            return loop.seconds
         if not function.__module__.startswith(("dipddpm.", "bench.")):
             # A function of the user's is not run where nothing is to be run.
             self._left_out[function.__name__] = "a function of the user's"
@@ -175,11 +196,11 @@ class Timed:
 
     def warm_up_seconds(self, call: Booked) -> float:
         function, given = call.function, _shapes(call.given)
-        if function is train_ddpm:
-            return sum(timing.of(EPOCHS) for timing, _ in self._batches(given) if timing)
-        if function in (fit_priors, sample) and (loop := self._loop(function, given)) is not None:
-            timing, num_steps = loop
-            return 0.0 if timing is None else timing.of(min(ITERATIONS, num_steps))
+        if function in _TRAININGS:
+            batches = self._batches(function, given)
+            return sum(timing.of(EPOCHS) for timing, _ in batches if timing)
+        if is_warmed_up(function) and (loop := self._loop(function, given)) is not None:
+            return loop.warm_up_seconds
         return 0.0
 
     def notes(self) -> list[str]:
@@ -205,16 +226,18 @@ class Timed:
 
     # Kinds of calls -----------------------------------------------------------------------------
 
-    def _training_seconds(self, given: _Given) -> float | None:
+    def _training_seconds(self, function: Callable[..., Any], given: _Given) -> float | None:
         epochs = given["epochs"] - extent_of(given.get("resume_from")).epochs
         total = 0.0
-        for place, (timing, each) in enumerate(self._batches(given)):
+        for place, (timing, each) in enumerate(self._batches(function, given)):
             if timing is None:
                 return None
             total += epochs * each * timing.step + (0.0 if place else timing.beside)
         return total
 
-    def _batches(self, given: _Given) -> list[tuple[_Timing | None, int]]:
+    def _batches(
+        self, function: Callable[..., Any], given: _Given
+    ) -> list[tuple[_Timing | None, int]]:
         """For each shape of batch its timing, and how many of it an epoch has."""
         count, batch_size = _count(given["images"]), given["training"].batch_size
         found = []
@@ -224,42 +247,39 @@ class Timed:
                     name: _with_images(given.get(name), size) for name in ("images", "condition")
                 }
                 one = {**given, **few, "resume_from": None}
-                timing = self._timed(train_ddpm, partial(_with_epochs, one))
+                timing = self._timed(function, partial(_with_epochs, one))
                 found.append((timing, each))
         return found
 
-    def _loop(
-        self, function: Callable[..., Any], given: _Given
-    ) -> tuple[_Timing | None, float] | None:
-        """The timing of a call with a loop, and its number of steps; None: it has no loop."""
+    def _loop(self, function: Callable[..., Any], given: _Given) -> _Loop | None:
+        """None: it has no loop."""
         if function is learn_initialisation:
             dip: DIPConfig = given["dip"]
-            return self._timed(function, partial(_with_iterations, given)), dip.warm_start_iter
-        if function is fit_priors:
-            return self._fits(given)
-        if function is sample:
+            timing = self._timed(function, partial(_with_iterations, given))
+            return _Loop(timing, dip.warm_start_iter)
+        if function in (fit_priors, fit_by_paper_loop):
+            return self._fits(function, given)
+        if function in (sample, sample_by_pipeline):
             sampling: SamplingConfig = given["sampling"]
             timing = self._timed(function, partial(_with_inference_steps, given))
-            return timing, sampling.num_inference_steps
+            return _Loop(timing, sampling.num_inference_steps)
         if function is extract_features:
             timing = self._timed(function, partial(_with_batches, given))
-            return timing, _count(given["images"]) / BATCH_SIZE
+            return _Loop(timing, _count(given["images"]) / BATCH_SIZE)
         return None
 
-    def _fits(self, given: _Given) -> tuple[_Timing | None, float]:
+    def _fits(self, function: Callable[..., Any], given: _Given) -> _Loop:
         dip: DIPConfig = given["dip"]
         given = {**given, "initialisation": None}
         size, count = extent_of(given["images"]).image_size, _count(given["images"])
         assert size is not None
-        if dip.backend_on(self._machine.device, size) != "loop":
-            return self._timed(fit_priors, partial(_with_iterations, given)), dip.num_iter
-        # One after another, each as long as the first.
-        alone = {name: _with_images(given.get(name), 1) for name in ("images", "originals")}
-        one = {**given, **alone}
-        timing = self._timed(fit_priors, partial(_with_iterations, one))
-        if timing is not None:
-            timing = dataclasses.replace(timing, beside=count * timing.beside)
-        return timing, count * dip.num_iter
+        if function is fit_priors and dip.backend_on(self._machine.device, size) != "loop":
+            count = 1  # all at once
+        else:
+            alone = {name: _with_images(given.get(name), 1) for name in ("images", "originals")}
+            given = {**given, **alone}
+        timing = self._timed(function, partial(_with_iterations, given))
+        return _Loop(timing, dip.num_iter, times=count)
 
     def _timed(
         self, function: Callable[..., Any], of_steps: Callable[[int], _Given]

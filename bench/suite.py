@@ -33,6 +33,7 @@ from bench.cases import (
     CONTENDERS,
     FIELDS,
     build,
+    check_contest,
     functions_of,
     new_case,
     pipeline_config,
@@ -273,11 +274,6 @@ def _case(settings: dict[str, Any], images: str, where: str) -> Case:
     seed, repeat = settings.pop("seed", 0), settings.pop("repeat", 1)
     protocol = settings.pop("protocol", "corrected")
     contest, contender = (settings.pop(key, names[0]) for key, names in _OF_CASES.items())
-    if contender not in CONTENDERS[contest]:
-        raise UserError(
-            f"{where}: contender must be one of {', '.join(CONTENDERS[contest])} with contest = "
-            f"{contest}, got {contender!r}"
-        )
     default = NoiseScheduleConfig().num_train_timesteps
     for key in _STEPS:
         if settings.get(key) == "T":
@@ -291,12 +287,9 @@ def _case(settings: dict[str, Any], images: str, where: str) -> Case:
     try:
         outcome = build(OutcomeConfig, settings)
         whole = settings_of(build(PipelineConfig, settings, outcomes=(outcome,)))
+        whole |= settings_of(outcome)
+        check_contest(contest, contender, whole)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
-    whole |= {
-        **settings_of(outcome),
-        "protocol": protocol,
-        "contest": contest,
-        "contender": contender,
-    }
+    whole |= {"protocol": protocol, "contest": contest, "contender": contender}
     return new_case(whole, images, seed, repeat)

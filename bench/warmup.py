@@ -20,7 +20,7 @@ from bench.baselines import fit_by_paper_loop, sample_by_pipeline, train_by_tuto
 from dipddpm.config import DIPConfig, LoaderConfig, SamplingConfig, TrainingConfig, unwatched
 from dipddpm.dip import fit_priors, learn_initialisation
 from dipddpm.encoded import EncodedImages
-from dipddpm.images import ImageSet, encode, prepare
+from dipddpm.images import ImageSet, encode, prepare, take
 from dipddpm.sampling import sample
 from dipddpm.training import train_ddpm
 
@@ -40,6 +40,11 @@ def wake(device: torch.device) -> None:
         Image.new("RGB", (48, 32)).save(stream, file_format)
         file = EncodedImages((stream.getvalue(),))
         encode(prepare(file, 16), file)
+
+
+def is_warmed_up(function: Callable[..., Any]) -> bool:
+    """Whether `warm_up` does anything for calls of it."""
+    return function in _WARM_UPS
 
 
 def warm_up(function: Callable[..., Any], args: Any, kwargs: Any) -> None:
@@ -91,13 +96,31 @@ def _pipeline(arguments: dict[str, Any]) -> None:
 
 def _priors(arguments: dict[str, Any]) -> None:
     dip: DIPConfig = arguments["dip"]
-    arguments["dip"] = dataclasses.replace(dip, num_iter=min(ITERATIONS, dip.num_iter))
-    fit_priors(**arguments)
+    images: ImageSet = arguments["images"]
+    device = torch.device(arguments["context"].device)
+    if dip.backend_on(device.type, images.pixels.shape[-1]) == "loop":
+        arguments = _of_one_image(arguments)
+    fit_priors(**_of_few_iterations(arguments))
 
 
 def _paper_loop(arguments: dict[str, Any]) -> None:
-    few = dataclasses.replace(arguments["dip"], num_iter=ITERATIONS)
-    fit_by_paper_loop(**{**arguments, "dip": few})
+    fit_by_paper_loop(**_of_few_iterations(_of_one_image(arguments)))
+
+
+def _of_few_iterations(arguments: dict[str, Any]) -> dict[str, Any]:
+    dip: DIPConfig = arguments["dip"]
+    few = dataclasses.replace(dip, num_iter=min(ITERATIONS, dip.num_iter))
+    return {**arguments, "dip": few}
+
+
+def _of_one_image(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Of a loop over images, each of which is done as the first."""
+    first = {
+        name: take(arguments[name], 0, 1)
+        for name in ("images", "originals")
+        if arguments.get(name) is not None
+    }
+    return {**arguments, **first}
 
 
 def _initialisation(arguments: dict[str, Any]) -> None:

@@ -11,12 +11,14 @@ import pytest
 from rich.console import Console
 
 from bench import dryrun, flops
+from bench.baselines import fit_by_paper_loop, sample_by_pipeline, train_by_tutorial
 from bench.environment import collect
 from bench.extents import Booked, bound
-from bench.forecast import KNOWN, TYPICAL_SHARE, Estimate, Timed
+from bench.forecast import KNOWN, TYPICAL_SHARE, Estimate, Timed, _Timing
 from bench.ledger import BookingLedger
 from bench.meters import Clock, Device, Steps
 from bench.records import Environment, Peak
+from bench.warmup import EPOCHS, ITERATIONS
 from dipddpm.config import (
     Context,
     DIPConfig,
@@ -26,7 +28,7 @@ from dipddpm.config import (
     TrainingConfig,
     UNetConfig,
 )
-from dipddpm.dip import fit_priors
+from dipddpm.dip import fit_priors, learn_initialisation
 from dipddpm.encoded import EncodedImages
 from dipddpm.images import ImageSet, prepare
 from dipddpm.sampling import sample
@@ -81,18 +83,23 @@ def booked_images(count: int) -> Booked:
 
 
 @pytest.mark.usefixtures("ticking")
-def test_of_a_training_with_batches_of_two_shapes(timed: Timed) -> None:
+@pytest.mark.parametrize("function", [train_ddpm, train_by_tutorial])
+def test_of_a_training_with_batches_of_two_shapes(
+    timed: Timed, function: Callable[..., Any]
+) -> None:
     training = TrainingConfig(batch_size=4)
     given = (SIZE, UNET, SCHEDULE, training, CONTEXT)
     for epochs, count in ((3, 10), (40, 10), (40, 8), (2, 3)):
         expected = taken(
-            train_ddpm, prepare(SOURCE.train[:count], SIZE), *given, loading=MEMORY, epochs=epochs
+            function, prepare(SOURCE.train[:count], SIZE), *given, loading=MEMORY, epochs=epochs
         )
-        before = told(timed, train_ddpm, booked_images(count), *given, loading=MEMORY,
+        before = told(timed, function, booked_images(count), *given, loading=MEMORY,
                       epochs=epochs)  # fmt: skip
-        # A step is between two looks, and a third is none of it.
+        # A step is between two looks, and a third is none of it; the tutorial looks more often, at
+        # the ends of its epochs.
         num_steps = epochs * -(-count // 4)
-        assert before == pytest.approx(expected, abs=0.01 * num_steps + 0.25)
+        beside = 0.5 if function is train_by_tutorial else 0.25
+        assert before == pytest.approx(expected, abs=0.01 * num_steps + beside)
         assert before > 0.02 * num_steps
 
 
@@ -110,23 +117,63 @@ def test_a_training_that_goes_on_is_charged_for_what_it_adds(timed: Timed) -> No
 
 @pytest.mark.usefixtures("ticking")
 @pytest.mark.parametrize("num_steps", [1, 90])
-def test_of_a_fit_and_of_sampling(timed: Timed, num_steps: int) -> None:
-    dip = DIPConfig(num_iter=num_steps)
-    images = ImageSet(prepare(SOURCE.train[:2], SIZE).pixels)
-    told_of = (
-        told(timed, fit_priors, booked_images(2), dip, CONTEXT),
-        told(timed, sample, TRAINED, None, *NET, SamplingConfig(num_inference_steps=num_steps),
-             CONTEXT),
-    )  # fmt: skip
-    trained = train_ddpm(images, SIZE, UNET, SCHEDULE, TrainingConfig(), CONTEXT, loading=MEMORY,
-                         epochs=1)  # fmt: skip
-    expected = (
-        taken(fit_priors, images, dip, CONTEXT),
-        taken(sample, trained, None, *NET, SamplingConfig(num_inference_steps=num_steps), CONTEXT),
+def test_of_fits_and_of_sampling(timed: Timed, num_steps: int) -> None:
+    images = prepare(SOURCE.train[:2], SIZE)
+    trained = train_ddpm(images, *NET, TrainingConfig(), CONTEXT, loading=MEMORY, epochs=1)
+    sampling = SamplingConfig(num_inference_steps=num_steps, num_samples=2)
+    grouped, loop = (
+        DIPConfig(num_iter=num_steps, backend=backend) for backend in ("grouped", "loop")
     )
-    for before, after in zip(told_of, expected, strict=True):
-        assert before == pytest.approx(after, abs=0.01 * num_steps + 0.25)
-        assert before > 0.02 * num_steps
+    calls: tuple[tuple[Callable[..., Any], int, tuple[Any, ...]], ...] = (
+        (fit_priors, 1, (images, grouped, CONTEXT)),
+        (fit_priors, 2, (images, loop, CONTEXT)),
+        (fit_by_paper_loop, 2, (images, grouped, CONTEXT)),
+        (sample, 1, (trained, None, *NET, sampling, CONTEXT)),
+        (sample_by_pipeline, 1, (trained, *NET, sampling, CONTEXT)),
+    )
+    booked = {id(images): booked_images(2), id(trained): TRAINED}
+    for function, times, given in calls:
+        before = told(timed, function, *(booked.get(id(one), one) for one in given))
+        assert before == pytest.approx(
+            taken(function, *given), abs=times * (0.01 * num_steps + 0.25)
+        )
+        assert before > times * 0.02 * num_steps
+
+
+@pytest.mark.parametrize(
+    ("function", "steps"),
+    [
+        (fit_priors, ITERATIONS),
+        (fit_by_paper_loop, ITERATIONS),
+        (learn_initialisation, ITERATIONS),
+        (sample, ITERATIONS),
+        (sample_by_pipeline, ITERATIONS),
+        (train_ddpm, 2 * EPOCHS),
+        (train_by_tutorial, 2 * EPOCHS),
+        (prepare, 0),
+    ],
+)
+def test_a_warm_up_is_told_by_its_steps(
+    timed: Timed, function: Callable[..., Any], steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Timed, "_timed", lambda *_: _Timing(beside=100.0, step=1.0))
+    images, epochs = booked_images(6), {"loading": MEMORY, "epochs": 9}
+    training = TrainingConfig(batch_size=4)
+    dip, sampling = DIPConfig(backend="loop"), SamplingConfig()
+    given: dict[Callable[..., Any], tuple[tuple[Any, ...], dict[str, Any]]] = {
+        fit_priors: ((images, dip, CONTEXT), {}),
+        fit_by_paper_loop: ((images, dip, CONTEXT), {}),
+        learn_initialisation: ((booked_images(1), dip, CONTEXT), {}),
+        sample: ((TRAINED, None, *NET, sampling, CONTEXT), {}),
+        sample_by_pipeline: ((TRAINED, *NET, sampling, CONTEXT), {}),
+        train_ddpm: ((images, *NET, training, CONTEXT), epochs),
+        train_by_tutorial: ((images, *NET, training, CONTEXT), epochs),
+        prepare: ((SOURCE.train[:6], SIZE), {}),
+    }
+    call = Booked(function, bound(function, *given[function]))
+    # Batches of two shapes are warmed up one after the other.
+    calls = 0 if steps == 0 else 2 if function in (train_ddpm, train_by_tutorial) else 1
+    assert timed.warm_up_seconds(call) == calls * 100.0 + steps
 
 
 NET = (SIZE, UNET, SCHEDULE)

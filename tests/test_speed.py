@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import speed
+from bench import cases, speed
 from bench.__main__ import main
 from bench.cases import digest, settings_of
 from bench.contest import run_contest, scores
@@ -69,6 +69,8 @@ seed = [0, 1]
 contest = "sample"
 num_images = 4
 epochs = 1
+sampler = "ddpm"
+timestep_spacing = "leading"
 contender = ["dipddpm", "DDPMPipeline", "another seed"]
 seed = [0, 1]
 """
@@ -191,9 +193,29 @@ def test_samples_are_held_beside_those_of_the_plain_path(contested: Any) -> None
         ('contender = "tutorial"', "contender must be one of dipddpm with contest = none"),
         ('contest = "priors"\ncontender = "tutorial"', "one of dipddpm, paper loop with contest"),
         ('contender = "nobody"', "contender must be one of dipddpm, paper loop, tutorial"),
+        ('contest = "train"\ntrain_on = "dip"', "train_on must be 'images' with contest = train"),
+        ('contest = "train"\ntask = "restore"', "task must be 'generate' with contest = train"),
+        (
+            'contest = "priors"\ncontender = "paper loop"\nearly_stopping = "es_wmv"',
+            "early_stopping must be 'none' or 'psnr' with contender = paper loop, got 'es_wmv'",
+        ),
+        (
+            'contest = "priors"\ncontender = "paper loop"\nprior_precision = "bf16"',
+            "prior_precision must be 'no' with contender = paper loop, got 'bf16'",
+        ),
+        (
+            'contest = "train"\ncontender = "tutorial"\nprediction_type = "v_prediction"',
+            "prediction_type must be 'epsilon' with contender = tutorial, got 'v_prediction'",
+        ),
+        (
+            'contest = "sample"\ncontender = "DDPMPipeline"\nsampler = "ddim"',
+            "sampler must be 'ddpm' with contender = DDPMPipeline, got 'ddim'",
+        ),
     ],
 )
-def test_a_contest_that_there_is_not_is_refused(text: str, says: str) -> None:
+def test_a_contest_that_there_is_not_or_that_a_baseline_cannot_follow_is_refused(
+    text: str, says: str
+) -> None:
     with pytest.raises(UserError, match=says):
         toy_suite(f"{BASE}[[grid]]\nepochs = 1\nnum_images = 4\n{text}\n")
 
@@ -322,6 +344,15 @@ def test_work_of_other_settings_stands_apart() -> None:
         ("dipddpm", 6),
         ("dipddpm", 6),
     ]
+
+
+def test_a_baseline_has_no_lever_but_those_of_its_own() -> None:
+    theirs = {"priors": "paper loop", "train": "tutorial", "sample": "DDPMPipeline"}
+    follows = {"warm_start_iter", "loader", "mixed_precision"}
+    for contest, contender in theirs.items():
+        for name, default in speed._LEVERS[contest].items():
+            if name not in follows:
+                assert cases._FIXED[contender][name] == (default,)
 
 
 @pytest.mark.parametrize("suite", ["speed", "speed-cpu", "gpu-check"])

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from bench.warmup import warm_up
+from bench.baselines import fit_by_paper_loop
+from bench.warmup import ITERATIONS, warm_up
 from dipddpm.config import (
     Context,
     DIPConfig,
@@ -100,6 +101,21 @@ def test_sampling_and_priors_are_warmed_at_their_shape(
     more = {"first_index": 3, "originals": objects16}
     warmed = shapes_of(shapes, lambda: warm_up(fit_priors, fit, more))
     assert warmed == shapes_of(shapes, lambda: fit_priors(*fit))
+
+
+def test_fits_one_after_another_are_warmed_by_one(
+    shapes: list[tuple[int, ...]], objects16: ImageSet
+) -> None:
+    """The first stands for all."""
+    dip = DIPConfig(num_iter=7, backend="loop")
+    for function, more in (
+        (fit_priors, {"first_index": 3, "originals": objects16}),
+        (fit_by_paper_loop, {}),
+    ):
+        fit = (objects16, dip, Context())
+        warmed = shapes_of(shapes, lambda: warm_up(function, fit, more))  # noqa: B023
+        assert len(shapes) <= 3 * (ITERATIONS + 1)  # layers, and once more for the output
+        assert warmed == shapes_of(shapes, lambda: function(*fit))  # noqa: B023
 
 
 def test_a_net_with_a_condition_is_warmed_with_one(
