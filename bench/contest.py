@@ -159,13 +159,15 @@ def _of_training(case: Case, made: Made, row_of: _RowOf) -> dict[str, float]:
         "seconds": statistics.median(row.step_seconds),
         "total_seconds": _seconds(row),
         "eps_loss": scored.values["eps_loss"],
+        **_compiled(row),
     }
 
 
 def _of_sampling(case: Case, made: Made, row_of: _RowOf) -> dict[str, float]:
     """seconds: of a step, the whole call by its steps."""
     [samples], [plain] = made["samples"], made["plain"]
-    total = _seconds(row_of(samples))
+    row = row_of(samples)
+    total = _seconds(row)
     return {
         "seconds": total / float(str(case.settings["num_inference_steps"])),
         "total_seconds": total,
@@ -174,6 +176,7 @@ def _of_sampling(case: Case, made: Made, row_of: _RowOf) -> dict[str, float]:
         .clamp(max=100)
         .mean()
         .item(),
+        **_compiled(row),
     }
 
 
@@ -182,6 +185,12 @@ _SCORES: Mapping[str, Callable[[Case, Made, _RowOf], dict[str, float]]] = {
     "train": _of_training,
     "sample": _of_sampling,
 }
+
+
+def _compiled(row: StageRow) -> dict[str, float]:
+    """What torch.compile took beforehand, in no other score."""
+    taken = row.warm_up_compile_seconds
+    return {"compile_seconds": taken} if taken else {}
 
 
 def _seconds(row: StageRow) -> float:

@@ -17,9 +17,10 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from bench import flops
 from bench.artifacts import Artifacts
+from bench.choices import choices
 from bench.extents import Booked, bound
 from bench.machine import Machine
-from bench.meters import Clock, Device, Memory, SharedCounter, Spans, Steps
+from bench.meters import Clock, Device, Memory, SharedCounter, Spans, Steps, compile_seconds
 from bench.predicted_memory import predicted_bytes
 from bench.records import StageRow
 from bench.warmup import warm_up
@@ -201,9 +202,11 @@ class MeasuringLedger(_Ledger):
                 f"{function.__name__} belongs to a unit of its own, and none that {self._unit} "
                 "needs has made this one"
             )
+        compiled = [compile_seconds()]
         if self._warm is not None:
             with self._spans("warm_up"):
                 self._warm(function, args, kwargs)
+        compiled.append(compile_seconds())
         memory, steps, clock = Memory(self.device), self.steps, Clock(self.device)
         energy = self._machine.energy()
         try:
@@ -213,6 +216,7 @@ class MeasuringLedger(_Ledger):
             self.failed = True
             error.add_note(f"(in {function.__module__}:{function.__qualname__})")
             raise
+        compiled.append(compile_seconds())
         measured = {
             "unit": self._unit,
             "executed": True,
@@ -226,6 +230,9 @@ class MeasuringLedger(_Ledger):
             "cpu_joules": energy.cpu_joules,
             "gpu_joules": energy.gpu_joules,
         }
+        if compiled[-1]:  # this process has compiled something
+            measured["warm_up_compile_seconds"] = compiled[1] - compiled[0]
+            measured["compile_seconds"] = compiled[2] - compiled[1]
         with self._spans("instruments"):
             measured["device_process_bytes"] = self._machine.gpu_process_bytes()
         with self._spans("keep"):
@@ -233,6 +240,7 @@ class MeasuringLedger(_Ledger):
         # Behind the stage, which in a cold unit is the first to call anything.
         with self._spans("flops"):
             given = bound(function, args, kwargs)
+            measured["chosen"] = choices(function, given, result, self.device.torch_device.type)
             measured["flops"] = flops.of_stage(function, given, result=result)
             if self.device.is_cuda:
                 measured["predicted_bytes"] = predicted_bytes(function, given)

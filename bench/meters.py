@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import mmap
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -116,6 +117,15 @@ def _host_peak() -> int | None:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return None
+
+
+def compile_seconds() -> float:
+    """What torch.compile has taken in this process, by its own account.
+
+    Of forward and backward graphs; what it is asked for first is found in no disk cache.
+    """
+    dynamo: Any = sys.modules.get("torch._dynamo.utils")
+    return 0.0 if dynamo is None else dynamo.calculate_time_spent().get("total_wall_time", 0.0)
 
 
 class SharedCounter:

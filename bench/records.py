@@ -227,6 +227,11 @@ class StageRow(Row):
     predicted_bytes: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     # Floating-point operations of its nets; None: it has none that is known.
     flops: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    # Of torch.compile, by its own account: within `seconds`, and in the warm-up before.
+    compile_seconds: float | None = None
+    warm_up_compile_seconds: float | None = None
+    # What the stage chose where a setting leaves it open, by the setting's name.
+    chosen: dict[str, Setting] = {}
     cpu_joules: float | None = None
     gpu_joules: float | None = None
     artifact_sha256: str | None = None

@@ -44,18 +44,26 @@ def records_steps(levers: Levers, device: torch.device) -> bool:
     return levers.cuda_graph and device.type == "cuda"
 
 
+def attention_on(levers: Levers, device: str) -> str:
+    """What "auto" stands for on a device of that kind: plain products on a CPU, where they are the
+    quicker for small nets."""
+    if levers.attention != "auto":
+        return levers.attention
+    return "eager" if device == "cpu" else "sdpa"
+
+
 def arrange(model: nn.Module, levers: Levers) -> None:
     """Layout, attention and compilation of a net on its device, in place."""
     if levers.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    if levers.attention == "eager" or (levers.attention == "auto" and on_cpu):
+    device = next(model.parameters()).device.type
+    if attention_on(levers, device) == "eager":
         for layer in model.modules():
             if isinstance(layer, Attention):
                 layer.set_processor(AttnProcessor())
     if levers.compile == "model":
         for layer in model.modules():
-            if isinstance(layer, Upsample2D) and on_cpu:
+            if isinstance(layer, Upsample2D) and device == "cpu":
                 # Compiled for a CPU together with what is around it, torch 2.13 gives no gradient
                 # to what lies before it.
                 setattr(layer, "forward", torch.compiler.disable(layer.forward))  # noqa: B010

@@ -41,9 +41,13 @@ class Denoiser(Protocol):
 
 @dataclass(frozen=True)
 class Samples:
-    """images: (N, 3, H, W) float32 in [-1, 1], on the CPU."""
+    """images: (N, 3, H, W) float32 in [-1, 1], on the CPU
+
+    samples_per_batch: how many were made at once; None: it was not counted
+    """
 
     images: Tensor
+    samples_per_batch: int | None = None
 
 
 def sample(
@@ -106,13 +110,16 @@ def sample(
         )
 
     with in_force(levers), torch.inference_mode():
-        images = _in_batches(batch, sampling.num_samples, sampling.samples_per_batch)
+        parts = _in_batches(batch, sampling.num_samples, sampling.samples_per_batch)
+        images = torch.cat(parts)
     # Out of inference mode, so that the result is a tensor like any other.
-    return Samples(images.float().cpu().clone())
+    return Samples(images.float().cpu().clone(), samples_per_batch=len(parts[0]))
 
 
-def _in_batches(batch: Callable[[int, int], Tensor], num_samples: int, size: int | None) -> Tensor:
-    """The samples from `first` to before `last`, batch after batch, put together.
+def _in_batches(
+    batch: Callable[[int, int], Tensor], num_samples: int, size: int | None
+) -> list[Tensor]:
+    """The samples from `first` to before `last`, batch after batch.
 
     size: None for as many as memory holds. Raises torch.OutOfMemoryError if not even one, or not
     as many as asked, can be.
@@ -128,7 +135,7 @@ def _in_batches(batch: Callable[[int, int], Tensor], num_samples: int, size: int
             if size is not None or at_once == 1:
                 raise
             at_once = math.ceil(at_once / 2)
-    return torch.cat(parts)
+    return parts
 
 
 def as_samples(start: ImageSet) -> Samples:

@@ -189,6 +189,24 @@ class Outcome:
     def group_seconds(self, group: str) -> float | None:
         return self.seconds(lambda charge: group_of(charge) == group)
 
+    @property
+    def chosen(self) -> dict[str, Setting]:
+        """What stages of the bill chose where a setting leaves it open; the last of a kind counts,
+        which of samples are the outcome's own."""
+        return {name: value for row in self._paid for name, value in row.chosen.items()}
+
+    @property
+    def compile_seconds(self) -> float | None:
+        """What torch.compile took for the stages of the bill, their warm-up included."""
+        parts = [one for row in self._paid
+                 for one in (row.compile_seconds, row.warm_up_compile_seconds)]  # fmt: skip
+        known = [one for one in parts if one is not None]
+        return sum(known) if known else None
+
+    @property
+    def _paid(self) -> list[StageRow]:
+        return [charge.paid for charge in self.bill if charge.paid is not None]
+
     @cached_property
     def total_seconds(self) -> float | None:
         """Everything the outcome rests on, priors included wherever they were made."""
@@ -393,6 +411,8 @@ def _result(outcome: Outcome, functions: Iterable[str]) -> dict[str, object]:
         "data_wait_seconds": outcome.data_wait_seconds,
         "first_step_seconds": outcome.first_step_seconds,
         "median_step_seconds": outcome.median_step_seconds,
+        "compile_seconds": outcome.compile_seconds,
+        **{f"chosen_{name}": _cell(value) for name, value in outcome.chosen.items()},
         "host_peak_bytes": outcome.peak("host_peak_bytes"),
         "device_peak_allocated_bytes": outcome.peak("device_peak_allocated_bytes"),
         "device_peak_reserved_bytes": outcome.peak("device_peak_reserved_bytes"),

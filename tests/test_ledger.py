@@ -13,6 +13,7 @@ import torch
 from bench import dryrun, flops
 from bench.artifacts import Artifacts
 from bench.cases import pipeline_config
+from bench.choices import choices
 from bench.extents import extent_of
 from bench.ledger import BookingLedger, MeasuringLedger
 from bench.machine import Machine
@@ -55,6 +56,12 @@ from tests.test_meters import FakeTime
 from tests.toy import toy_units
 
 SOURCE = open_source("objects")
+NET = (
+    16,
+    UNetConfig(block_out_channels=(8, 16), attention_levels=(1,), norm_num_groups=4),
+    NoiseScheduleConfig(),
+)
+MEMORY = LoaderConfig()
 
 
 def new_ledger(folder: Path, needed: dict[str, tuple[Path, str]] | None = None) -> MeasuringLedger:
@@ -432,6 +439,62 @@ def test_a_stage_is_warmed_first_and_the_clock_starts_after(
     assert calls == ["warm", "stage 3"]
     assert row.seconds == 5
     assert (spans.seconds["warm_up"], spans.seconds["stages"]) == (11, 5)
+
+
+def test_what_settings_leave_open_is_told(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path)
+    images = ledger(prepare, SOURCE.train[:5], 16)
+    ledger(fit_priors, images, DIPConfig(num_iter=1), Context())
+    net = ledger(train_ddpm, images, *NET, TrainingConfig(), Context(), loading=MEMORY, epochs=1)
+    for size in (None, 3):
+        sampling = SamplingConfig(num_samples=7, num_inference_steps=1, samples_per_batch=size)
+        ledger(sample, net, None, *NET, sampling, Context())
+    told = [row.chosen for row in ledger.rows.values()]
+    assert told == [
+        {},
+        {"backend": "grouped", "prior_channels_last": True},
+        {"attention": "eager"},
+        {"sampling_attention": "eager", "samples_per_batch": 7},
+        {"sampling_attention": "eager", "samples_per_batch": 3},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "backend", "layout", "attention"),
+    [("cpu", 64, "loop", True, "eager"), ("cuda", 64, "grouped", False, "sdpa")],
+)
+def test_what_is_told_goes_by_the_device(
+    device: str, size: int, backend: str, layout: bool, attention: str
+) -> None:
+    images = ImageSet(torch.zeros(2, 3, size, size))
+    fit = {"images": images, "dip": DIPConfig()}
+    assert choices(fit_priors, fit, None, device) == {
+        "backend": backend, "prior_channels_last": layout
+    }  # fmt: skip
+    asked = {"images": images, "dip": DIPConfig(backend="grouped", prior_channels_last=False)}
+    assert choices(fit_priors, asked, None, device) == {
+        "backend": "grouped", "prior_channels_last": False
+    }  # fmt: skip
+    for wanted, found in (("auto", attention), ("sdpa", "sdpa"), ("eager", "eager")):
+        training = TrainingConfig(attention=wanted)  # type: ignore[arg-type]
+        assert choices(train_ddpm, {"training": training}, None, device) == {"attention": found}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_what_compiling_takes_stands_apart(tmp_path: Path) -> None:
+    """In the warm-up, and none of it in the seconds of a stage."""
+    ledger = new_ledger(tmp_path)
+    images = ledger(prepare, SOURCE.train[:6], 16)
+    training = TrainingConfig(batch_size=4, compile="blocks")
+    net = ledger(train_ddpm, images, *NET, training, Context(), loading=MEMORY, epochs=2)
+    sampling = SamplingConfig(num_samples=5, num_inference_steps=4, sampling_compile="model")
+    ledger(sample, net, None, *NET, sampling, Context())
+    for row in list(ledger.rows.values())[1:]:
+        assert row.warm_up_compile_seconds is not None
+        assert row.warm_up_compile_seconds > 0.1
+        assert row.compile_seconds == 0
 
 
 def test_the_ledger_of_a_worker_warms_up_by_itself(

@@ -39,7 +39,8 @@ from dipddpm.sampling import sample
 from dipddpm.scoring import score_net
 from dipddpm.sources import ImageSource
 from dipddpm.training import TrainedNet, train_ddpm
-from reports.words import times
+from reports.sections.speed import _compiled, _table
+from reports.words import seconds, times
 from tests.test_report_figures import section, text
 from tests.toy import BASE, new_run, run_all, toy_suite
 
@@ -329,6 +330,24 @@ def test_of_too_few_rounds_or_of_lost_quality_is_no_gain() -> None:
     }
     assert found["dipddpm, attention = eager"].gate.passed is False
     assert found["dipddpm, attention = eager"].is_allowed is False
+
+
+def test_what_compiling_took_is_told_once_and_again() -> None:
+    plain = of_train("dipddpm", PACES, LOSSES)
+    taken = (2.0, 30.0, 2.5, 2.0, 3.0, 2.0)
+    lever = [
+        one.model_copy(update={"scores": {**one.scores, "compile_seconds": second}})
+        for one, second in zip(
+            of_train("dipddpm", PACES, LOSSES, compile="model"), taken, strict=True
+        )
+    ]
+    found = by_name([*plain, *lever])
+    assert _compiled(found["dipddpm"]).text == "–"
+    assert _compiled(found["dipddpm, compile = model"]).text == f"{seconds(30.0)}, again {seconds(2.25)}"
+    table = _table("train", [found["dipddpm"], found["dipddpm, compile = model"]])
+    assert table.columns[-1] == "to compile"
+    assert [row[-1].value for row in table.rows] == [None, 30.0]
+    assert _table("train", [found["dipddpm"]]).columns[-1] == "quality gate"
 
 
 def test_no_lever_is_allowed_without_a_plain_contender() -> None:

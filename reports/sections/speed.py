@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 
 from bench.speed import BASELINES, MIN_ROUNDS, QUALITY, Entry, entries
@@ -97,6 +98,7 @@ def _figure(contest: str, work: str, some: Sequence[Entry]) -> list[Block]:
 
 def _table(contest: str, some: Sequence[Entry]) -> Table:
     what, quality = _PARTS[contest]
+    compiles = any("compile_seconds" in record.scores for one in some for record in one.records)
     rows = [
         [
             Cell(one.name, one.name),
@@ -107,18 +109,27 @@ def _table(contest: str, some: Sequence[Entry]) -> Table:
             Cell(number(one.quality), one.quality),
             Cell(_verdict(one), _verdict(one)),
             Cell(one.gate.why or "–", one.gate.why),
+            *([_compiled(one)] if compiles else []),
         ]
         for one in some
     ]
     return Table(
         ["contender", f"{what}, median", f"beside {BASELINES[contest]}", "beside no lever",
-         "rounds", quality, "lever", "quality gate"],
+         "rounds", quality, "lever", "quality gate", *(["to compile"] if compiles else [])],
         rows,
         f"A lever is a gain if the whole 95 % interval beside dipddpm without any lies above 1×, "
         f"over {MIN_ROUNDS} rounds or more, and its quality ({QUALITY[contest]}) is within what "
         "the last column says; where that interval leaves both open, more rounds would tell. "
         "Intervals in brackets; there that of 90 %.",
     )  # fmt: skip
+
+
+def _compiled(one: Entry) -> Cell:
+    """Seconds of the process that had to compile, and of those that found it in the run's cache."""
+    taken = [record.scores.get("compile_seconds", 0.0) for record in one.records]
+    if not any(taken):
+        return Cell("–", None)
+    return Cell(f"{seconds(max(taken))}, again {seconds(statistics.median(taken))}", max(taken))
 
 
 def _mean(effect: Effect | None) -> float | None:
