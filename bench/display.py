@@ -34,6 +34,7 @@ from bench.records import (
     UnitSpec,
     UnitSummary,
     is_contest,
+    kind_of_work,
 )
 from bench.run_folder import Run, read_progress
 
@@ -77,7 +78,7 @@ class RunDisplay:
         for spec in done:
             self._steps_left.pop(spec.unit)
             self._num_done += 1
-        self._kinds = {spec.unit: spec.kind for spec in plan.units}
+        self._kinds = {spec.unit: kind_of_work(spec) for spec in plan.units}
         # Steps and seconds so far in this process, by kind of unit: what the time left rests on.
         self._steps_done: Counter[str] = Counter()
         self._seconds: defaultdict[str, float] = defaultdict(float)

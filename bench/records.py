@@ -128,6 +128,14 @@ class UnitSpec(Row):
     forced: tuple[str, ...] = ()
 
 
+def kind_of_work(spec: UnitSpec) -> str:
+    """The same for units whose steps take about as long."""
+    if spec.kind != "contest":
+        return spec.kind
+    [case] = spec.cases
+    return repr(sorted(case.settings.items()))
+
+
 class Plan(Row):
     """What a run is to do, written before its first unit."""
 

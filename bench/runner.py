@@ -21,7 +21,7 @@ from bench.engines import Engine, Process
 from bench.errors import UserError
 from bench.integrity import damage
 from bench.locks import locked, locked_unit
-from bench.records import Plan, Record, Status, UnitSpec, UnitSummary
+from bench.records import Plan, Record, Status, UnitSpec, UnitSummary, kind_of_work
 from bench.run_folder import (
     Run,
     finish_unit,
@@ -398,10 +398,10 @@ def _expected_seconds(units: list[UnitSpec], seconds: Mapping[str, float]) -> di
     paces: defaultdict[str, list[float]] = defaultdict(list)
     for spec in units:
         if spec.num_steps:
-            paces[spec.kind].append(seconds[spec.unit] / spec.num_steps)
+            paces[kind_of_work(spec)].append(seconds[spec.unit] / spec.num_steps)
     quick = {kind: sorted(found)[(len(found) - 1) // 4] for kind, found in paces.items()}
     return {
-        spec.unit: min(seconds[spec.unit], quick[spec.kind] * spec.num_steps)
+        spec.unit: min(seconds[spec.unit], quick[kind_of_work(spec)] * spec.num_steps)
         if spec.num_steps
         else seconds[spec.unit]
         for spec in units

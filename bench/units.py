@@ -204,11 +204,30 @@ def _train_unit(cases: tuple[Case, ...], needs: tuple[str, ...], **given: Any) -
 
 
 def _contest_unit(case: Case, **given: Any) -> UnitSpec:
-    contest, contender = case.settings["contest"], str(case.settings["contender"])
+    contest, contender = str(case.settings["contest"]), str(case.settings["contender"])
     words = ["contest", contest, contender.replace(" ", ".")]
     return UnitSpec(
-        unit=_unit_name(words, (case,)), kind="contest", cases=(case,), num_steps=0, **given
+        unit=_unit_name(words, (case,)),
+        kind="contest",
+        cases=(case,),
+        num_steps=_num_contest_steps(contest, contender, pipeline_config((case,)), given["device"]),
+        **given,
     )
+
+
+def _num_contest_steps(contest: str, contender: str, config: PipelineConfig, device: str) -> int:
+    if contest == "priors":
+        count = config.data.num_images
+        if contender == "paper loop":
+            return count * config.dip.num_iter
+        return _num_iterations(config, [count], device)
+    training = config.milestones[-1] * config.steps_per_epoch
+    if contest == "train":
+        return training
+    [outcome] = config.outcomes
+    # Its own and, beside them, those of the plain path, which draws them all at once.
+    drawing = _num_sampling_steps(outcome.sampling) + outcome.sampling.num_inference_steps
+    return (2 if contender == "another seed" else 1) * training + drawing
 
 
 def _shared_unit(cases: tuple[Case, ...], **given: Any) -> UnitSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -18,7 +19,7 @@ from bench.dryrun import book
 from bench.engines import ForkserverEngine
 from bench.errors import UserError
 from bench.extents import bound
-from bench.records import Case, Record, StageRow
+from bench.records import Case, Record, StageRow, kind_of_work
 from bench.run_folder import Run
 from bench.speed import Entry, entries, gate_priors, gate_sampling, gate_training
 from bench.suite import load
@@ -343,7 +344,8 @@ def test_what_compiling_took_is_told_once_and_again() -> None:
     ]
     found = by_name([*plain, *lever])
     assert _compiled(found["dipddpm"]).text == "–"
-    assert _compiled(found["dipddpm, compile = model"]).text == f"{seconds(30.0)}, again {seconds(2.25)}"
+    text = _compiled(found["dipddpm, compile = model"]).text
+    assert text == f"{seconds(30.0)}, again {seconds(2.25)}"
     table = _table("train", [found["dipddpm"], found["dipddpm, compile = model"]])
     assert table.columns[-1] == "to compile"
     assert [row[-1].value for row in table.rows] == [None, 30.0]
@@ -545,6 +547,22 @@ def test_a_run_of_contests_is_told_as_it_was_measured(run: Run) -> None:
             mean = math.exp(sum(math.log(ratio) for ratio in one.ratios) / 2)
             assert one.ratio.mean == pytest.approx(mean) and times(mean) in said
     assert "too few rounds" in said and "What measuring costs" in said
+
+
+def test_the_steps_of_a_contest_are_those_that_were_planned(run: Run) -> None:
+    made: Counter[str] = Counter()
+    for row in run.stage_rows():
+        made[row.unit] += len(row.step_seconds)
+    assert made == {spec.unit: spec.num_steps for spec in run.plan.units}
+    assert min(made.values()) > 0
+
+
+def test_units_of_one_kind_of_work_differ_in_their_seed_alone(run: Run) -> None:
+    kinds: dict[str, set[int]] = {}
+    for spec in run.plan.units:
+        kinds.setdefault(kind_of_work(spec), set()).add(spec.cases[0].seed)
+    assert len(kinds) == 8
+    assert set(map(frozenset, kinds.values())) == {frozenset({0, 1})}
 
 
 def test_the_terminal_tells_it_too(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
