@@ -338,6 +338,80 @@ def test_attention_is_the_one_asked_for(tiny_unet: UNetConfig) -> None:
         assert layers and all(isinstance(layer.processor, kind) for layer in layers)
 
 
+class _Seen:
+    """What is in force while nets run, and how they are given their input."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.threads: set[int] = set()
+        self.tf32: set[str] = set()
+        self.layouts: set[tuple[bool, bool]] = set()
+        self.compiled: set[str] = set()
+        forward = nn.Conv2d.forward
+
+        def watched(layer: nn.Conv2d, x: Tensor) -> Tensor:
+            # 1 x 1 and single channels lie both ways.
+            if x.shape[1] > 1 and layer.kernel_size == (3, 3) and x.shape[-1] > 1:
+                self.layouts.add(
+                    tuple(
+                        one.is_contiguous(memory_format=torch.channels_last)
+                        for one in (x, layer.weight)
+                    )  # type: ignore[arg-type]
+                )
+            self.threads.add(torch.get_num_threads())
+            cudnn: Any = torch.backends.cudnn
+            self.tf32.add(cudnn.conv.fp32_precision)
+            return forward(layer, x)
+
+        def compile_only(layer: nn.Module, **_: Any) -> None:
+            self.compiled.add(type(layer).__name__)
+
+        monkeypatch.setattr(nn.Conv2d, "forward", watched)
+        monkeypatch.setattr(nn.Module, "compile", compile_only)
+
+
+@pytest.mark.parametrize("stage", ["train", "sample"])
+@pytest.mark.parametrize(
+    ("channels_last", "compiles", "compiled"),
+    [
+        (False, "no", set()),
+        (True, "model", {"UNet2DModel"}),
+        (True, "blocks", {"ResnetBlock2D", "Attention"}),
+    ],
+)
+def test_levers_reach_the_nets(
+    stage: str,
+    channels_last: bool,
+    compiles: Compile,
+    compiled: set[str],
+    objects16: ImageSet,
+    tiny_unet: UNetConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = trained_by(TRAINING, objects16, tiny_unet)
+    seen = _Seen(monkeypatch)
+    if stage == "train":
+        threads = 3 if torch.get_num_threads() != 3 else 2
+        training = replace(
+            TRAINING, channels_last=channels_last, compile=compiles, num_threads=threads
+        )
+        trained_by(training, objects16, tiny_unet)
+        assert seen.threads == {threads}
+    else:
+        sampling = SamplingConfig(
+            num_samples=2,
+            num_inference_steps=2,
+            sampling_channels_last=channels_last,
+            sampling_compile=compiles,
+            sampling_tf32="no",
+        )
+        sample(net, None, SIZE, tiny_unet, SCHEDULE, sampling, Context(seed=SEED))
+    assert seen.tf32 == {"ieee"}
+    assert {weight for _, weight in seen.layouts} == {channels_last}
+    if channels_last:  # without, attention leaves its output so all the same
+        assert {given for given, _ in seen.layouts} == {True}
+    assert seen.compiled == compiled
+
+
 def test_what_holds_for_the_process_is_put_back() -> None:
     cudnn: Any = torch.backends.cudnn
     conv = cudnn.conv
