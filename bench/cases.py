@@ -43,7 +43,10 @@ _FIXED: Final[Mapping[str, Mapping[str, tuple[Setting, ...]]]] = {
     },
     "tutorial": {
         "prediction_type": ("epsilon",),
+        "lr_schedule": ("cosine",),
+        "ema_decay": (0.0,),
         "loader": ("memory", "decode"),
+        "num_workers": (0,),
         "max_grad_norm": (1.0,),
         "gradient_accumulation_steps": (1,),
         "channels_last": (False,),
@@ -70,7 +73,10 @@ _FIXED: Final[Mapping[str, Mapping[str, tuple[Setting, ...]]]] = {
 
 
 def check_contest(contest: str, contender: str, settings: Mapping[str, Setting]) -> None:
-    """Raises ValueError if a contender would do something else than its settings say."""
+    """Raises ValueError if a contender would do other work than its settings say.
+
+    What a baseline draws by itself is no work: its noise, its order, its flips, its net's input.
+    """
     if contender not in CONTENDERS[contest]:
         raise ValueError(
             f"contender must be one of {', '.join(CONTENDERS[contest])} with contest = {contest}, "

@@ -87,9 +87,8 @@ class _Contest:
         return {"samples": (samples,), "plain": (plain,)}
 
     def _trained(self, context: Context) -> TrainedNet:
-        config, given = self.config, self.given
-        images = given.files if config.loading.loader == "decode" else given.training
-        arguments = (images, *self.shape, config.training, context)
+        config = self.config
+        arguments = (self.given.training_images, *self.shape, config.training, context)
         more = {"loading": config.loading, "epochs": config.milestones[-1]}
         function = train_by_tutorial if self.contender == "tutorial" else train_ddpm
         trained: TrainedNet = self.stages(function, *arguments, **more)  # type: ignore[arg-type]

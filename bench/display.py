@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -79,9 +80,11 @@ class RunDisplay:
             self._steps_left.pop(spec.unit)
             self._num_done += 1
         self._kinds = {spec.unit: kind_of_work(spec) for spec in plan.units}
-        # Steps and seconds so far in this process, by kind of unit: what the time left rests on.
+        self._contests = {spec.unit for spec in plan.units if spec.kind == "contest"}
+        # Steps and seconds so far in this process, by kind of work: what the time left rests on.
         self._steps_done: Counter[str] = Counter()
         self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._contest_seconds: list[float] = []
         self._started: dict[str, float] = {}
         self._warned: set[str] = set()
         name = max(12, min(44, console.width - _BESIDE_NAMES))
@@ -147,8 +150,10 @@ class RunDisplay:
         seconds = time.monotonic() - self._started.pop(spec.unit)
         steps = self._steps_left.pop(spec.unit)
         if summary.status == "ok":  # what failed at once says nothing of the pace of others
-            self._steps_done[spec.kind] += steps
-            self._seconds[spec.kind] += seconds
+            self._steps_done[self._kinds[spec.unit]] += steps
+            self._seconds[self._kinds[spec.unit]] += seconds
+            if spec.unit in self._contests:
+                self._contest_seconds.append(seconds)
         self._num_done += 1
         self._progress.remove_task(self._unit_tasks.pop(spec.unit))
         self._progress.update(self._run_task, completed=self._num_done)
@@ -173,20 +178,25 @@ class RunDisplay:
         self._refresh()
 
     def _seconds_left(self, steps: Mapping[str, int]) -> float | None:
-        """None until every kind of unit that is still to run has shown its pace; of profiles, which
-        are short, nothing is told."""
+        """None until every kind of work that is still to do has shown its pace, but for contests:
+        one of a new kind counts as long as those that are done took. Of profiles, which are short,
+        nothing is told."""
         now = time.monotonic()
         total = 0.0
-        for kind in ("shared", "train"):
-            waiting = sum(n for unit, n in self._steps_left.items() if self._kinds[unit] == kind)
-            if not waiting:
-                continue
-            working = {unit: n for unit, n in steps.items() if self._kinds[unit] == kind}
+        waiting: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        for unit, count in self._steps_left.items():
+            if count:
+                waiting[self._kinds[unit]][unit] = count
+        for kind, units in waiting.items():
+            working = {unit: steps[unit] for unit in units if unit in steps}
             done = self._steps_done[kind] + sum(working.values())
-            seconds = self._seconds[kind] + sum(now - self._started[unit] for unit in working)
-            if not done:
+            if done:
+                seconds = self._seconds[kind] + sum(now - self._started[unit] for unit in working)
+                total += (sum(units.values()) - sum(working.values())) * seconds / done
+            elif units.keys() <= self._contests and self._contest_seconds:
+                total += len(units) * statistics.mean(self._contest_seconds)
+            else:
                 return None
-            total += (waiting - sum(working.values())) * seconds / done
         return max(0.0, total)
 
     def _refresh(self) -> None:

@@ -124,9 +124,15 @@ def show(
     source: images to time with; None: others
     timed: whether seconds of a device that is here are told, for which steps are timed
     num_gpus: with so many of the device, when the last unit ends
+    Raises UserError if there are no seconds of a GPU to tell that from.
     """
     cuda = device in ("cuda", *KNOWN) or (device == "this" and torch.cuda.is_available())
     forecaster = _forecaster(device, source, timed=timed)
+    if num_gpus and not (cuda and forecaster):
+        raise UserError(
+            "--gpus must come with a GPU whose seconds are told: --device h100, or one that is "
+            "here, without --untimed"
+        )
     booking = book(units)
     seconds = {} if forecaster is None else _seconds(booking, forecaster)
     table = Table(

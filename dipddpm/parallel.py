@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -45,10 +46,9 @@ class Share:
         """Over all processes."""
         if self.count == 1:
             return values
-        from accelerate.utils import reduce  # type: ignore[import-untyped]
-
-        mean: Tensor = reduce(values, "mean")
-        return mean
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total / self.count
 
 
 def held_back(model: nn.Module, gradients: bool) -> contextlib.AbstractContextManager[Any]:

@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m reports", description=__doc__)
     parser.add_argument("--version", action="version", version=f"dipddpm {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    text = "write report.html, results.csv and results.parquet into a run's folder"
+    text = "write report.html, and tables and verdicts for others to read, into a run's folder"
     command = commands.add_parser(
         "build", help=text, description=text, epilog="example: python -m reports build runs/first"
     )

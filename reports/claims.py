@@ -1,158 +1,431 @@
-"""What the publication reported, and where this run has the same settings."""
+"""The eight claims of the publication: what each rests on there, and its one test here.
+
+Which test a claim has under a protocol is fixed here, before any run: all else that the report
+tells of it is descriptive. Sources: the published table, and `bench.verdicts` for the words.
+"""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
-from bench.records import Setting
-from bench.stats import Effect, Pair, paired_ratio
+from bench.stats import Effect, Pair, effect_of, t_test_p
+from bench.verdicts import (
+    EQUAL,
+    NOT_DISTINGUISHABLE,
+    NOT_MEASURED,
+    TOO_FEW,
+    WITHHELD,
+    Verdict,
+    holm,
+    judge,
+)
+from reports.context import (
+    ALL_PAIRS_PSNR,
+    COSINE,
+    EPS_LOSS,
+    LINEAR,
+    ON_DIP,
+    ON_IMAGES,
+    PAIRED_PSNR,
+    PER_IMAGE,
+    Report,
+)
+from reports.pairs import Group, Quantity, Side, values
+from reports.publication import (
+    PUBLISHED_ARM,
+    PublishedRow,
+    is_replay,
+    published_effect,
+    published_pairs,
+    published_rows,
+)
+from reports.sections.restoration import OF_DEGRADED, best_pairs, compared, ways, whole
 from reports.tables import Outcome
+from reports.words import effect_words
 
-PUBLISHED = Path(__file__).parent / "published.csv"
-# The publication decoded its images in every epoch and kept its DIP outputs as a list of tensors;
-# a run whose loader is one tensor is the nearest to it that has none.
-PUBLISHED_ARM = {"yes": ("dip", ("list", "memory")), "no": ("images", ("decode",))}
-
-# What makes a run a replay, beside the settings of a row.
-PUBLISHED_SETTINGS: dict[str, Setting] = {
-    # The protocol, whose name alone says nothing of what a suite has put in place of its values.
-    "prior_target": "signed",
-    "net_input": "shared",
-    "lr_schedule": "cosine",
-    "lr_warmup_steps": 500,
-    "ema_decay": 0.0,
-    "flip": "loader",
-    "files": "source",
-    "timestep_spacing": "leading",
-    "score_range": "mixed",
-    "ssim_digits": 3,
-    "net": "paper",
-    "num_iter": 200,
-    "prior_learning_rate": 0.01,
-    "learning_rate": 1e-4,
-    "sampler": "ddpm",
-    "num_samples": 16,
-    "images": "hf:huggan/smithsonian_butterflies_subset",
-    "image_size": 128,
-    "block_out_channels": (128, 128, 256, 256, 512, 512),
-    "layers_per_block": 2,
-    "attention_levels": (4,),
-    "mixed_precision": "fp16",
-    "batch_size": 16,
-}
+PROTOCOLS = ("paper", "corrected")
+# The share of the total that counts as much.
+MUCH = 0.10
+PRIORS_SHARE = Quantity(
+    "share of the priors",
+    lambda one: (
+        None
+        if (made := one.group_seconds("priors")) is None or not one.total_seconds
+        else made / one.total_seconds
+    ),
+    "more",
+    "less",
+    unit="",
+    margin=None,
+)
+_NO_VERDICT = {EQUAL, NOT_DISTINGUISHABLE, WITHHELD, TOO_FEW, NOT_MEASURED}
 
 
 @dataclass(frozen=True)
-class PublishedRow:
-    """A row of the published table. training_seconds: of the epoch loop; None where not given."""
+class Measured:
+    """What the test of a claim found.
 
-    table: str
-    dip: str
-    data_size: int
-    epochs: int
-    timesteps: int
-    schedule: str
-    training_seconds: float | None
-    psnr_db: float
+    contrast: what was held against what
+    claimed: the word of `quantity` that the claim stands for
+    outcomes: that it rests on
+    seeds: see `bench.verdicts.judge`
+    """
+
+    quantity: Quantity
+    contrast: str
+    claimed: str
+    pairs: Sequence[Pair]
+    outcomes: Sequence[Outcome]
+    controls: Sequence[Effect | None] = ()
+    seeds: int | None = None
+
+    @cached_property
+    def effect(self) -> Effect | None:
+        return self.quantity.effect(self.pairs)
 
     @property
-    def settings(self) -> dict[str, str | int]:
-        """In the words of a suite file."""
-        train_on, loaders = PUBLISHED_ARM[self.dip]
-        return {
-            "train_on": train_on,
-            "loader": loaders[0],
-            "num_images": self.data_size,
-            "epochs": self.epochs,
-            "num_train_timesteps": self.timesteps,
-            "beta_schedule": self.schedule,
-        }
+    def p(self) -> float | None:
+        return None if self.effect is None else t_test_p(self.effect)
 
 
-def published_rows() -> list[PublishedRow]:
-    """The 14 rows, in the order of the publication."""
-    with PUBLISHED.open(encoding="utf-8", newline="") as stream:
-        return [_row(fields) for fields in csv.DictReader(stream)]
-
-
-def _row(fields: dict[str, str]) -> PublishedRow:
-    return PublishedRow(
-        table=fields["table"],
-        dip=fields["dip"],
-        data_size=int(fields["data_size"]),
-        epochs=int(fields["epochs"]),
-        timesteps=int(fields["timesteps"]),
-        schedule=fields["schedule"],
-        training_seconds=float(fields["training_seconds"]) if fields["training_seconds"] else None,
-        psnr_db=float(fields["psnr_db"]),
-    )
+Test = Callable[[Report], Measured | None]
 
 
 @dataclass(frozen=True)
-class PublishedPair:
-    """Two published rows that differ in DIP alone; ratio: seconds with DIP / without."""
+class Claim:
+    """text: as the publication means it; published: what it had, in words
 
-    label: str
-    ratio: float
+    tests: by protocol; needs: the suite that measures it, by protocol, of which `-cpu` is the twin
+    """
+
+    number: int
+    text: str
+    published: str
+    tests: Mapping[str, Test]
+    needs: Mapping[str, str]
 
 
-def published_pairs(rows: Iterable[PublishedRow]) -> list[PublishedPair]:
-    """The pairs with a training time on both sides."""
-    sides: dict[tuple[int, int, int, str], dict[str, float]] = {}
-    for row in rows:
-        if row.training_seconds is not None:
-            key = (row.data_size, row.epochs, row.timesteps, row.schedule)
-            sides.setdefault(key, {})[row.dip] = row.training_seconds
+@dataclass(frozen=True)
+class Judged:
+    """A claim under a protocol; measured: None if nothing of it was."""
+
+    claim: Claim
+    protocol: str
+    measured: Measured | None
+    verdict: Verdict
+    replay: bool
+
+    @property
+    def word(self) -> str:
+        """Reproduced or contradicted of a replay, agrees or disagrees of an analogue, or what
+        leaves both open."""
+        if self.measured is None or self.verdict.word in _NO_VERDICT:
+            return self.verdict.word
+        agrees = self.verdict.word == self.measured.claimed
+        if self.replay:
+            return "reproduced" if agrees else "contradicted"
+        return "agrees" if agrees else "disagrees"
+
+
+def judged_claims(report: Report) -> list[Judged]:
+    """Every claim under every protocol, those of one protocol corrected together by Holm's."""
+    return [one for protocol in PROTOCOLS for one in _judged_under(report, protocol)]
+
+
+def under(report: Report, protocol: str) -> Report:
+    """The run as if it had no outcomes but those of a protocol."""
+    records = tuple(
+        record
+        for record in report.run.records
+        if record.settings.get("protocol", "corrected") == protocol
+    )
+    return Report(dataclasses.replace(report.run, records=records))
+
+
+def _judged_under(report: Report, protocol: str) -> list[Judged]:
+    part = under(report, protocol)
+    found = {claim.number: claim.tests[protocol](part) for claim in CLAIMS}
+    ps = {f"{number}": one.p for number, one in found.items() if one is not None}
+    adjusted = holm({number: p for number, p in ps.items() if p is not None})
+    device = report.run.environment.device
     return [
-        PublishedPair(
-            f"{size} images, {epochs} epochs, {timesteps} {schedule.split('_')[0]}",
-            side["yes"] / side["no"],
+        Judged(
+            claim,
+            protocol,
+            measured := found[claim.number],
+            _verdict(measured, adjusted.get(f"{claim.number}")),
+            replay=measured is not None
+            and bool(measured.outcomes)
+            and all(is_replay(one, device) for one in measured.outcomes),
         )
-        for (size, epochs, timesteps, schedule), side in sides.items()
-        if len(side) == 2
+        for claim in CLAIMS
     ]
 
 
-def published_effect(pairs: list[PublishedPair]) -> Effect | None:
-    """Seconds with DIP / without, each pair taken as two runs of its own."""
-    made = (Pair(1.0, pair.ratio, frozenset({str(i)})) for i, pair in enumerate(pairs))
-    return paired_ratio(made)
-
-
-def ours(row: PublishedRow, found: Iterable[Outcome]) -> Outcome | None:
-    """The outcome with the settings of a published row: under the paper's protocol if there is
-    one, by its loader, of the first seed and run."""
-    _, loaders = PUBLISHED_ARM[row.dip]
-    settings = {name: value for name, value in row.settings.items() if name != "loader"}
-    there = [
-        outcome
-        for outcome in found
-        if outcome.ok
-        and outcome.settings.get("task") == "generate"
-        and outcome.settings.get("loader") in loaders
-        and outcome.settings.get("num_workers", 0) == 0
-        and all(outcome.settings.get(name) == value for name, value in settings.items())
-    ]
-    return min(
-        there,
-        key=lambda outcome: (
-            outcome.settings.get("protocol") != "paper",
-            loaders.index(str(outcome.settings["loader"])),
-            outcome.record.repeat,
-            outcome.record.seed,
-        ),
-        default=None,
+def _verdict(measured: Measured | None, adjusted_p: float | None) -> Verdict:
+    if measured is None:
+        return Verdict(NOT_MEASURED, None, None, NOT_MEASURED)
+    quantity = measured.quantity
+    return judge(
+        measured.effect,
+        margin=quantity.margin,
+        more=quantity.more,
+        less=quantity.less,
+        controls=measured.controls,
+        of_seeds=quantity.of_seeds and measured.seeds is None,
+        seeds=measured.seeds,
+        adjusted_p=adjusted_p,
     )
 
 
-def is_replay(outcome: Outcome, device: str) -> bool:
-    """Whether an outcome has all of the publication's settings, on its class of device."""
-    settings = outcome.settings
+# Tests ------------------------------------------------------------------------------------------
+
+
+def _compared(
+    report: Report, quantity: Quantity, base: Side, other: Side, contrast: str, claimed: str
+) -> Measured | None:
+    """other against base, of all that is equal else."""
+    groups = report.groups(quantity, base, other)
+    if not groups:
+        return None
+    return Measured(
+        quantity, contrast, claimed, values(groups, quantity), _all_of(groups),
+        report.controls(quantity),
+    )  # fmt: skip
+
+
+def _all_of(groups: Iterable[Group]) -> list[Outcome]:
+    return [one for group in groups for one in group]
+
+
+def _levels(
+    report: Report, setting: str, wanted: tuple[float, float]
+) -> tuple[float, float] | None:
+    """The two published values of an axis, or else the least and the greatest that there are."""
+    there = sorted({one.number(setting) for one in report.generated})
+    if set(wanted) <= set(there):
+        return wanted
+    return (there[0], there[-1]) if len(there) > 1 else None
+
+
+def _is_better(quantity: Quantity) -> str:
+    return quantity.less if quantity is EPS_LOSS else quantity.more
+
+
+def _is_worse(quantity: Quantity) -> str:
+    return quantity.more if quantity is EPS_LOSS else quantity.less
+
+
+def _epochs(quantity: Quantity) -> Test:
+    def test(report: Report) -> Measured | None:
+        levels = _levels(report, "epochs", (10, 20))
+        if levels is None:
+            return None
+        few, many = levels
+        return _compared(
+            report, quantity, {"epochs": few}, {"epochs": many},
+            f"{many:g} against {few:g} epochs", _is_better(quantity),
+        )  # fmt: skip
+
+    return test
+
+
+def _arms(loaders: bool) -> tuple[list[Side], list[Side]]:
+    """Images and DIP outputs; with the published loaders, of which kept tensors have two."""
+    if not loaders:
+        return [ON_IMAGES], [ON_DIP]
+    (images, decoded), (dip, kept) = PUBLISHED_ARM["no"], PUBLISHED_ARM["yes"]
     return (
-        device == "cuda"
-        and all(settings.get(name) == value for name, value in PUBLISHED_SETTINGS.items())
-        and settings.get("num_inference_steps") == settings.get("num_train_timesteps")
+        [{"train_on": images, "loader": decoded[0]}] * len(kept),
+        [{"train_on": dip, "loader": loader} for loader in kept],
     )
+
+
+def _dip_time(*, loaders: bool) -> Test:
+    def test(report: Report) -> Measured | None:
+        found = (
+            _compared(report, PER_IMAGE, base, other, "DIP outputs against images", PER_IMAGE.less)
+            for base, other in zip(*_arms(loaders), strict=True)
+        )
+        return next((one for one in found if one is not None), None)
+
+    return test
+
+
+def _dip_quality(quantity: Quantity, num_images: int, *, loaders: bool) -> Test:
+    """num_images: as published; where there are none of so many, of the fewest or of the most."""
+    few = num_images == min(row.data_size for row in published_rows())
+
+    def test(report: Report) -> Measured | None:
+        there = sorted({one.number("num_images") for one in report.generated})
+        if num_images not in there and len(there) < 2:
+            return None
+        count = num_images if num_images in there else there[0 if few else -1]
+        of_size: Side = {"num_images": count}
+        found = (
+            _compared(
+                report, quantity, {**base, **of_size}, {**other, **of_size},
+                f"DIP outputs against images, of {count:g}",
+                _is_better(quantity) if few else _is_worse(quantity),
+            )
+            for base, other in zip(*_arms(loaders), strict=True)
+        )  # fmt: skip
+        return next((one for one in found if one is not None), None)
+
+    return test
+
+
+def _timesteps(quantity: Quantity) -> Test:
+    def test(report: Report) -> Measured | None:
+        levels = _levels(report, "num_train_timesteps", (500, 1000))
+        if levels is None:
+            return None
+        few, many = levels
+        return _compared(
+            report, quantity, {"num_train_timesteps": many}, {"num_train_timesteps": few},
+            f"{few:g} against {many:g} timesteps", _is_worse(quantity),
+        )  # fmt: skip
+
+    return test
+
+
+def _schedules(quantity: Quantity) -> Test:
+    return lambda report: _compared(
+        report, quantity, LINEAR, COSINE, "squaredcos_cap_v2 against linear", _is_better(quantity)
+    )
+
+
+def _start(report: Report) -> Measured | None:
+    found = whole(ways(report))
+    of_degraded = [one for one in compared(found) if one.rule == OF_DEGRADED]
+    if not of_degraded:
+        return None
+    best = max(of_degraded, key=lambda one: one.way.psnr.mean)
+    return Measured(
+        PAIRED_PSNR,
+        "start from the DIP against one from the degraded image, at no more seconds",
+        PAIRED_PSNR.more,
+        best_pairs(found, OF_DEGRADED),
+        [*best.way.group, *best.other.group],
+        seeds=len(best.way.psnrs),
+    )
+
+
+def _priors_share(report: Report) -> Measured | None:
+    """Of each run at its last milestone; the replicate is the seed, whose priors all share."""
+    last: dict[str, Outcome] = {}
+    for one in report.generated:
+        if one.settings["train_on"] == "dip" and one.record.repeat == 1 and PRIORS_SHARE.of(one):
+            before = last.get(one.record.unit)
+            if before is None or one.number("epochs") > before.number("epochs"):
+                last[one.record.unit] = one
+    pairs = [
+        Pair(MUCH, share, frozenset({f"seed {one.record.seed}"}))
+        for one in last.values()
+        if (share := PRIORS_SHARE.of(one)) is not None
+    ]
+    if not pairs:
+        return None
+    contrast = f"the priors' share of all seconds, against {MUCH:.0%}"
+    return Measured(PRIORS_SHARE, contrast, PRIORS_SHARE.more, pairs, list(last.values()))
+
+
+# What the publication had -------------------------------------------------------------------------
+
+
+def _differences(
+    base: Callable[[PublishedRow], bool], other: Callable[[PublishedRow], bool], *names: str
+) -> str:
+    """Of published PSNRs that differ in what `names` leave out, in words."""
+
+    def key(row: PublishedRow) -> tuple[object, ...]:
+        return tuple(getattr(row, name) for name in names)
+
+    first = {key(row): row.psnr_db for row in published_rows() if base(row)}
+    pairs = [
+        row.psnr_db - first[key(row)]
+        for row in published_rows()
+        if other(row) and key(row) in first
+    ]
+    return effect_words(dataclasses.replace(effect_of(pairs), low=None, high=None), "dB")
+
+
+def _published_claims() -> list[Claim]:
+    axes = ("dip", "data_size", "epochs", "timesteps", "schedule")
+
+    def without(*names: str) -> tuple[str, ...]:
+        return tuple(axis for axis in axes if axis not in names)
+
+    theirs = published_effect(published_pairs(published_rows()))
+    assert theirs is not None
+    runs = {"paper": "paper", "corrected": "corrected"}
+    restores = dict.fromkeys(PROTOCOLS, "restoration")
+
+    def both(make: Callable[[Quantity], Test]) -> dict[str, Test]:
+        return {"paper": make(ALL_PAIRS_PSNR), "corrected": make(EPS_LOSS)}
+
+    def dip_at(count: int) -> dict[str, Test]:
+        return {
+            "paper": _dip_quality(ALL_PAIRS_PSNR, count, loaders=True),
+            "corrected": _dip_quality(EPS_LOSS, count, loaders=False),
+        }
+
+    return [
+        Claim(
+            1, "More epochs give better samples.",
+            _differences(lambda r: r.epochs == 10, lambda r: r.epochs == 20, *without("epochs")),
+            both(_epochs), runs,
+        ),
+        Claim(
+            2, "With DIP a DDPM trains in less time at equal settings.", effect_words(theirs),
+            {"paper": _dip_time(loaders=True), "corrected": _dip_time(loaders=False)}, runs,
+        ),
+        Claim(
+            3, "With few images (100) DIP gives better samples.",
+            _differences(
+                lambda r: r.dip == "no" and (r.data_size, r.epochs) == (100, 30),
+                lambda r: r.dip == "yes" and (r.data_size, r.epochs) == (100, 30),
+                *without("dip"),
+            ),
+            dip_at(100), runs,
+        ),
+        Claim(
+            4, "With more images (500) training on them is better.",
+            _differences(
+                lambda r: r.dip == "no" and r.data_size == 500,
+                lambda r: r.dip == "yes" and r.data_size == 500,
+                *without("dip"),
+            ),
+            dip_at(500), runs,
+        ),
+        Claim(
+            5, "Fewer timesteps give worse samples (and take less time).",
+            _differences(
+                lambda r: r.timesteps == 1000, lambda r: r.timesteps == 500, *without("timesteps")
+            ),
+            both(_timesteps), runs,
+        ),
+        Claim(
+            6, "The squared-cosine schedule gives better samples (and takes more time).",
+            _differences(
+                lambda r: r.schedule == "linear",
+                lambda r: r.schedule == "squaredcos_cap_v2",
+                *without("schedule"),
+            ),
+            both(_schedules), runs,
+        ),
+        Claim(
+            7, "A start from a DIP needs fewer denoising steps for equal quality.",
+            "argued, not measured", dict.fromkeys(PROTOCOLS, _start), restores,
+        ),
+        Claim(
+            8, "Making the priors takes much of the time.", "said, without a figure",
+            dict.fromkeys(PROTOCOLS, _priors_share), runs,
+        ),
+    ]  # fmt: skip
+
+
+CLAIMS: Sequence[Claim] = _published_claims()

@@ -6,13 +6,17 @@ import base64
 import hashlib
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from bench.errors import UserError
+from reports import exports
 from reports.blocks import Section
+from reports.claims import Judged, judged_claims
 from reports.context import Report
 from reports.load import Loaded, plain_text
 from reports.sections import quality
@@ -32,6 +36,7 @@ from reports.sections.published import published
 from reports.sections.restoration import restoration
 from reports.sections.scaling import scaling
 from reports.sections.speed import speed
+from reports.sections.verdicts import verdicts
 from reports.tables import results
 from reports.words import plural
 
@@ -39,17 +44,27 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def build(run: Loaded) -> dict[str, bytes]:
-    """The files of a report by name. The same records give the same bytes of HTML and CSV."""
+    """The files of a report by name. The same records give the same bytes of text."""
     report = Report(run)
     table = results(run, report.found)
     csv = table.to_csv(index=False, lineterminator="\n")
-    parquet = io.BytesIO()
-    table.to_parquet(parquet, index=False)
+    claims = judged_claims(report)
+    sections = _sections(report, claims, csv)
     return {
-        "report.html": _html(report, csv).encode(),
+        "report.html": _html(report, sections).encode(),
+        "report.md": exports.markdown(run, sections, claims).encode(),
+        "summary.json": exports.summary(run, claims).encode(),
         "results.csv": csv.encode(),
-        "results.parquet": parquet.getvalue(),
+        "results.parquet": _parquet(table),
+        "stages.parquet": _parquet(exports.stages(run)),
+        "steps.parquet": _parquet(exports.steps(run)),
     }
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    stream = io.BytesIO()
+    table.to_parquet(stream, index=False)
+    return stream.getvalue()
 
 
 def write(folder: Path, files: dict[str, bytes]) -> None:
@@ -70,7 +85,7 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
                 part.unlink()
 
 
-def _sections(report: Report, csv: str) -> list[Section]:
+def _sections(report: Report, claims: Sequence[Judged], csv: str) -> list[Section]:
     if not report.run.records:  # of `bench profile`, which measures nothing, or of contests alone
         ends = [about_run.troubles(report), about_run.environment(report)]
         if report.run.contests:
@@ -81,6 +96,7 @@ def _sections(report: Report, csv: str) -> list[Section]:
     near_noise = 2 * sum(one.looks_like_noise for one in report.generated) > len(report.generated)
     return [
         answer(report),
+        verdicts(report, claims),
         published(report),
         arms(report),
         loss(report),
@@ -102,7 +118,7 @@ def _sections(report: Report, csv: str) -> list[Section]:
     ]
 
 
-def _html(report: Report, csv: str) -> str:
+def _html(report: Report, sections: Sequence[Section]) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -125,7 +141,7 @@ def _html(report: Report, csv: str) -> str:
             f"begun {plan.created[:10]}",
         ],
         incomplete=_incomplete(report),
-        sections=_sections(report, csv),
+        sections=sections,
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_digest=digest,

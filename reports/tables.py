@@ -218,6 +218,14 @@ class Outcome:
         return self.seconds(lambda charge: charge.key in self.made_net)
 
     @cached_property
+    def cold_net_seconds(self) -> float | None:
+        """The same with what torch.compile took beforehand for the stages of the net."""
+        if self.net_seconds is None:
+            return None
+        made = [one.paid for one in self.bill if one.paid and one.key in self.made_net]
+        return self.net_seconds + sum(row.warm_up_compile_seconds or 0.0 for row in made)
+
+    @cached_property
     def start_seconds(self) -> float | None:
         """What making the start images took; 0 for a start from noise."""
         return self.seconds(lambda charge: charge.key in self.made_start)

@@ -27,7 +27,7 @@ from bench import records, suite
 from bench.records import Case, Record, Setting
 from dipddpm.config import PAPER
 from reports import __main__ as command
-from reports import claims, page, words
+from reports import page, publication, words
 from reports.figures import pictures, plots, svg
 from reports.figures.plots import ForestRow
 from reports.load import load_run, plain_text, without_home
@@ -357,7 +357,10 @@ def test_the_command_prints_the_page_last(
     assert command.main(["build", "named"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "runs/named/report.html"
     written = {path.name for path in Path("runs/named").glob("re*")}
-    assert written == {"report.html", "results.csv", "results.parquet"}
+    assert written == {
+        "report.html", "report.md", "results.csv", "results.parquet", "stages.parquet",
+        "steps.parquet", "summary.json",
+    }  # fmt: skip
 
 
 def test_the_same_records_give_the_same_bytes_without_torch(tmp_path: Path) -> None:
@@ -477,10 +480,10 @@ def test_plain_text_keeps_lines_only() -> None:
 
 
 def test_the_published_table_is_whole() -> None:
-    rows = claims.published_rows()
-    pairs = claims.published_pairs(rows)
+    rows = publication.published_rows()
+    pairs = publication.published_pairs(rows)
     assert (len(rows), len(pairs)) == (14, 6)
-    effect = claims.published_effect(pairs)
+    effect = publication.published_effect(pairs)
     assert effect is not None
     # Without DIP over with DIP the publication's six pairs give 1.14, sign-flip p 0.031.
     assert 1 / effect.mean == pytest.approx(1.14, abs=0.005)
@@ -495,17 +498,17 @@ def outcome_of(settings: dict[str, Setting]) -> Outcome:
 def test_only_what_the_publication_had_is_a_replay() -> None:
     replays = [outcome_of(one.settings) for one in suite.load("paper").cases]
     assert len(replays) == 14
-    assert all(claims.is_replay(one, "cuda") for one in replays)
-    assert not any(claims.is_replay(one, "cpu") for one in replays)
-    for name in claims.PUBLISHED_SETTINGS:
+    assert all(publication.is_replay(one, "cuda") for one in replays)
+    assert not any(publication.is_replay(one, "cpu") for one in replays)
+    for name in publication.PUBLISHED_SETTINGS:
         other = outcome_of({**replays[0].settings, name: "another"})
-        assert not claims.is_replay(other, "cuda"), name
-    assert claims.PUBLISHED_SETTINGS.items() >= PAPER.items() - {("mixed_precision", "fp16")}
-    assert not claims.is_replay(
+        assert not publication.is_replay(other, "cuda"), name
+    assert publication.PUBLISHED_SETTINGS.items() >= PAPER.items() - {("mixed_precision", "fp16")}
+    assert not publication.is_replay(
         outcome_of({**replays[0].settings, "num_inference_steps": 20}), "cuda"
     )
     small = [outcome_of(one.settings) for one in suite.load("paper-cpu").cases]
-    assert not any(claims.is_replay(one, "cuda") for one in small)
+    assert not any(publication.is_replay(one, "cuda") for one in small)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -514,7 +517,7 @@ def test_a_run_is_a_replay_if_every_row_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replayed: set[str], word: str
 ) -> None:
     folder = Folder(tmp_path / "run")
-    for unit, published in zip(("a", "b"), claims.published_rows()[2:4], strict=True):
+    for unit, published in zip(("a", "b"), publication.published_rows()[2:4], strict=True):
         settings: dict[str, Any] = dict(published.settings)
         of = case(**settings, protocol="paper")
         folder.unit(unit, [row(unit, unit, "train_ddpm", 1.0)], [record(unit, [unit], "", of)])
@@ -526,7 +529,7 @@ def test_a_run_is_a_replay_if_every_row_is(
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_published_setting_is_found_in_the_run(tmp_path: Path) -> None:
-    wanted = claims.published_rows()[2]
+    wanted = publication.published_rows()[2]
     folder = Folder(tmp_path / "run")
     rows = [row("a", "x", "train_ddpm", 1.25)]
     folder.unit(

@@ -17,7 +17,7 @@ from bench.records import Record, Setting, StageRow, UnitSpec
 from bench.stats import Effect, Pair, paired_difference, paired_ratio
 from bench.units import plan_units
 from bench.verdicts import judge
-from reports import claims, words
+from reports import publication, words
 from reports.context import EPS_LOSS, KID, ON_DIP, ON_IMAGES, PER_IMAGE, TOTAL_SECONDS, Report
 from reports.figures import svg
 from reports.figures.restoration import Restored, pareto
@@ -597,7 +597,7 @@ def test_the_front_is_what_no_other_beats() -> None:
 
 
 def test_a_published_row_is_met_under_its_own_protocol_and_loader(tmp_path: Path) -> None:
-    wanted = claims.published_rows()[2]
+    wanted = publication.published_rows()[2]
     assert wanted.dip == "yes"
     folder = Folder(tmp_path / "run")
     under: dict[str, dict[str, Setting]] = {
@@ -610,7 +610,7 @@ def test_a_published_row_is_met_under_its_own_protocol_and_loader(tmp_path: Path
         found = record(unit, ["x"], "x", of, all_pairs_psnr=7.0, anchor_copies_psnr=13.05)
         folder.unit(unit, [row(unit, "x", "train_ddpm", 1.0)], [found])
     report = Report(load_run(folder.finish()))
-    met = claims.ours(wanted, report.found)
+    met = publication.ours(wanted, report.found)
     assert met is not None
     assert met.record.unit == "paper"
     said = text(section(report.run.folder, "published"))
@@ -620,7 +620,7 @@ def test_a_published_row_is_met_under_its_own_protocol_and_loader(tmp_path: Path
     )
     for unit in ("paper", "corrected"):
         rest = [one for one in report.found if one.record.unit not in (unit, "paper")]
-        assert claims.ours(wanted, rest) is not None
+        assert publication.ours(wanted, rest) is not None
 
 
 def test_the_contrast_of_the_publication_is_of_its_loaders(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from bench import dryrun
+from bench.errors import UserError
 from bench.records import UnitSpec
 from bench.schedule import schedule
 from tests.toy import toy_units
@@ -69,6 +71,14 @@ def test_a_plan_tells_it() -> None:
     )
     assert [int(count) for count, _ in found] == [1, 50]
     assert int(found[0][1]) == 0 < int(found[1][1]) < 100
+
+
+@pytest.mark.parametrize(("device", "timed"), [("cpu", False), ("cuda", True), ("cuda", False)])
+def test_gpus_without_seconds_of_one_are_refused(device: str, timed: bool) -> None:
+    if device == "cuda" and torch.cuda.is_available() and timed:
+        pytest.skip("there is one, whose seconds are told")
+    with pytest.raises(UserError, match="--gpus must come with a GPU"):
+        dryrun.show(toy_units(), device, None, Console(), timed=timed, num_gpus=(2,))
 
 
 def test_the_document_on_scale_says_what_the_plan_says() -> None:

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.records import Setting
 from bench.stats import Effect
+from bench.verdicts import MIN_SEEDS
 from reports.blocks import Block, Cell, Figure, Section, Table, raw_table
 from reports.context import EPS_LOSS, KID, Report
-from reports.effects import mean_cell, mean_of, missing, seeds_of
+from reports.effects import mean_cell, mean_of, missing
 from reports.figures import svg
 from reports.figures.board import BoardLine, board_lines
 from reports.pairs import Group, Quantity
-from reports.sections.loss import NET_SECONDS
-from reports.tables import OUTCOME_SETTINGS, Outcome
-from reports.words import number, seconds
+from reports.tables import NEEDED_SETTINGS, OUTCOME_SETTINGS, Outcome
+from reports.words import number, plural, seconds
 
 SLUG, TITLE = "time-to-quality", "Time to quality"
 MAX_LINES = 8
-_SCORES = (EPS_LOSS, KID)
+TO_NET = Quantity("seconds to the net", lambda one: one.cold_net_seconds, shared=True)
+# Scores at other ones of these are of other images, or have another floor.
+_WORK = ("images", "image_size", "num_held_out")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A setting of a training: its outcomes after each number of epochs, one a seed.
+    """A setting: what was asked of it after each number of epochs, one outcome a seed.
 
     differences: its settings that are not those of most, by name
     """
@@ -46,12 +48,18 @@ class Entry:
         return str(first.settings["train_on"]) if self.differences.keys() <= {"train_on"} else None
 
     def points(self, score: Quantity) -> list[tuple[Effect, Effect]]:
-        """Seconds to the net and the score, over seeds, after each number of epochs."""
-        found = [
-            (mean_of(group, NET_SECONDS), mean_of(group, score))
-            for _, group in sorted(self.milestones.items())
-        ]
-        return [(taken, reached) for taken, reached in found if taken and reached]
+        """Seconds to the net and the score, over seeds, after each number of epochs.
+
+        Without those of too few seeds, or at which one failed or has samples that look like noise:
+        the mean of the others would flatter it.
+        """
+        found = []
+        for _, group in sorted(self.milestones.items()):
+            taken, reached = mean_of(group, TO_NET), mean_of(group, score)
+            is_noise = score.of_samples and any(one.looks_like_noise for one in group)
+            if taken and reached and len(group) >= MIN_SEEDS and not is_noise:
+                found.append((taken, reached))
+        return found
 
     def best(self, score: Quantity) -> Effect | None:
         reached = [one for _, one in self.points(score)]
@@ -62,132 +70,156 @@ class Entry:
         return next((taken for taken, one in self.points(score) if one.mean <= target), None)
 
 
+@dataclass(frozen=True)
+class Board:
+    """Entries, the quickest first, and the score that the better half of them reach."""
+
+    score: Quantity
+    entries: Sequence[Entry]
+    target: float
+
+    @property
+    def reach(self) -> list[Entry]:
+        """Those that reach the target."""
+        return [one for one in self.entries if one.seconds_to(self.score, self.target)]
+
+
 def board(report: Report) -> Section:
-    """An entry a row, the quickest first, and its scores against the seconds that they took."""
-    entries = entries_of(report.generated)
-    targets = {score.name: target_of(entries, score) for score in _SCORES}
-    loss_target = targets[EPS_LOSS.name]
-    if len(entries) < 2 or loss_target is None:
-        text = missing(report, "settings of a training with samples for KID", SLUG)
+    """For the held-out loss and for KID: an entry a row, and the score against seconds."""
+    boards = [found for score in (EPS_LOSS, KID) if (found := board_of(report.found, score))]
+    if not boards:
+        text = missing(report, f"two settings of a training with {MIN_SEEDS} seeds each", SLUG)
         return Section(SLUG, TITLE, text)
-    entries.sort(key=lambda one: _mean(one.seconds_to(EPS_LOSS, loss_target)) or math.inf)
-    blocks: list[Block] = [_table(entries, targets)]
-    drawn = entries[:MAX_LINES]
-    blocks += [
+    blocks = [block for place, one in enumerate(boards) for block in _blocks(place, one)]
+    return Section(SLUG, TITLE, _finding(boards[0]), blocks)
+
+
+def board_of(outcomes: Iterable[Outcome], score: Quantity) -> Board | None:
+    """None without two entries that have a point."""
+    entries = [one for one in entries_of(outcomes, score) if one.best(score)]
+    if len(entries) < 2:
+        return None
+    target = statistics.median_low(best.mean for one in entries if (best := one.best(score)))
+
+    def place(one: Entry) -> tuple[float, float]:
+        taken, best = one.seconds_to(score, target), one.best(score)
+        return (taken.mean if taken else math.inf, best.mean if best else math.inf)
+
+    return Board(score, sorted(entries, key=place), target)
+
+
+def entries_of(outcomes: Iterable[Outcome], score: Quantity) -> list[Entry]:
+    """Those of the work that most of them do; a score of samples depends on how they are made."""
+    apart = {"epochs"} if score.of_samples else OUTCOME_SETTINGS
+    work = (*_WORK, "num_samples") if score.of_samples else _WORK
+    found: dict[str, dict[float, dict[int, Outcome]]] = {}
+    settings: dict[str, dict[str, Setting]] = {}
+    sets: dict[str, list[str]] = {}
+    for one in outcomes:
+        asked = one.settings
+        if not asked.keys() >= NEEDED_SETTINGS or asked["task"] != "generate":
+            continue
+        if one.record.repeat == 1:
+            kept = {name: value for name, value in asked.items() if name not in apart}
+            key = repr(sorted(kept.items()))
+            if key not in found:
+                settings[key] = kept
+                sets.setdefault(repr([asked.get(name) for name in work]), []).append(key)
+            seeds = found.setdefault(key, {}).setdefault(one.number("epochs"), {})
+            seeds.setdefault(one.record.seed, one)
+    keys = max(sets.values(), key=len, default=[])
+    names = sorted({name for key in keys for name in settings[key]})
+    usual = {name: statistics.mode(repr(settings[key].get(name)) for key in keys) for name in names}
+    return [
+        Entry(
+            {
+                name: settings[key].get(name)
+                for name in names
+                if repr(settings[key].get(name)) != usual[name]
+            },
+            {epochs: tuple(seeds.values()) for epochs, seeds in found[key].items()},
+        )
+        for key in keys
+    ]
+
+
+def _blocks(place: int, found: Board) -> list[Block]:
+    score, drawn = found.score, found.entries[:MAX_LINES]
+    lines = [BoardLine(one.name, one.arm, one.points(score)) for one in drawn]
+    more = len(found.entries) - len(drawn)
+    return [
+        _table(found),
         Figure(
             svg.render(
                 f"board-{place}",
                 f"{score.name} against seconds",
-                _drawing(drawn, score, target),
+                lambda width: board_lines(lines, score.name, found.target, width),
             ),
-            f"A mark a milestone, the mean over {seeds_of(_groups(drawn))}, its bar the 95 % "
-            "interval where there are three seeds or more; dashed: what half of the entries "
-            "reach. Left and down is better."
-            + (f" The first {MAX_LINES} of {len(entries)}." if len(entries) > MAX_LINES else ""),
-            _data(entries, score),
-        )
-        for place, score in enumerate(_SCORES)
-        if (target := targets[score.name]) is not None
-    ]
-    return Section(SLUG, TITLE, _finding(entries, loss_target), blocks)
-
-
-def entries_of(outcomes: Sequence[Outcome]) -> list[Entry]:
-    """Of the trainings with a loss, a KID and a complete bill, in no order."""
-    found: dict[str, dict[float, dict[int, Outcome]]] = {}
-    settings: dict[str, dict[str, Setting]] = {}
-    for one in outcomes:
-        if one.record.repeat != 1 or any(q.of(one) is None for q in (*_SCORES, NET_SECONDS)):
-            continue
-        of_run = {k: v for k, v in one.settings.items() if k not in OUTCOME_SETTINGS}
-        key = repr(sorted(of_run.items()))
-        settings[key] = of_run
-        seeds = found.setdefault(key, {}).setdefault(one.number("epochs"), {})
-        seeds.setdefault(one.record.seed, one)
-    names = sorted({name for of_run in settings.values() for name in of_run})
-    usual = {
-        name: statistics.mode(repr(of_run.get(name)) for of_run in settings.values())
-        for name in names
-    }
-    return [
-        Entry(
-            {name: of_run.get(name) for name in names if repr(of_run.get(name)) != usual[name]},
-            {epochs: tuple(seeds.values()) for epochs, seeds in found[key].items()},
-        )
-        for key, of_run in settings.items()
+            "A mark a milestone, the mean over seeds, its bar the 95 % interval; dashed: "
+            f"{_target_words(found)}. Left and down is better."
+            + (f" {more} more are in the table." if more else ""),
+            _data(found),
+        ),
     ]
 
 
-def target_of(entries: Sequence[Entry], score: Quantity) -> float | None:
-    """What at least half of the entries reach."""
-    best = [_mean(one.best(score)) for one in entries]
-    reached = [one for one in best if one is not None]
-    return statistics.median_high(reached) if reached else None
+def _target_words(found: Board) -> str:
+    return (
+        f"a {found.score.name} of {number(found.target)}, which {len(found.reach)} of "
+        f"{len(found.entries)} entries reach"
+    )
 
 
-def _table(entries: Sequence[Entry], targets: dict[str, float | None]) -> Table:
+def _table(found: Board) -> Table:
+    score = found.score
     rows = []
-    for one in entries:
-        cells = [Cell(one.name, one.name)]
-        for score in _SCORES:
-            target = targets[score.name]
-            taken = None if target is None else one.seconds_to(score, target)
-            cells += [
+    for one in found.entries:
+        taken = one.seconds_to(score, found.target)
+        epochs = sorted(one.milestones)
+        rows.append(
+            [
+                Cell(one.name, one.name),
                 Cell("not reached", None) if taken is None else mean_cell(taken, seconds),
                 mean_cell(one.best(score)),
+                Cell(", ".join(f"{epoch:g}" for epoch in epochs), epochs[-1]),
+                _seeds_cell(one),
             ]
-        epochs = sorted(one.milestones)
-        cells.append(Cell(", ".join(f"{epoch:g}" for epoch in epochs), epochs[-1]))
-        cells.append(Cell(seeds_of(one.milestones.values()), len(one.milestones[epochs[0]])))
-        rows.append(cells)
-    columns = ["entry"]
-    for score in _SCORES:
-        columns += [f"to {score.name} {number(targets[score.name])}", f"best {score.name}"]
+        )
     return Table(
-        [*columns, "epochs", "seeds"],
+        ["entry", f"to {score.name} {number(found.target)}", f"best {score.name}", "epochs",
+         "seeds"],
         rows,
-        "Seconds are the mean over seeds to the first milestone at which the mean score is that "
-        "low, with the priors that the training rests on, without sampling and scoring; in "
-        "parentheses 95 % intervals. An entry is named by what is not as in most others. Seeds of "
-        "few runs on one machine: descriptive, no verdict.",
-    )
+        "Seconds: the mean over seeds to the first milestone at which the mean score is that low, "
+        "with the priors that the training rests on and what compiling took, without sampling and "
+        "scoring; in parentheses 95 % intervals. An entry is named by what is not as in most "
+        f"others. A milestone counts with {MIN_SEEDS} seeds, none of which failed"
+        + (" or has samples that look like noise" if score.of_samples else "")
+        + ". Runs on one machine: descriptive, no verdict.",
+    )  # fmt: skip
 
 
-def _finding(entries: Sequence[Entry], target: float) -> str:
-    first, *others = entries
-    taken = first.seconds_to(EPS_LOSS, target)
-    next_ = others[0].seconds_to(EPS_LOSS, target)
-    if taken is None:
-        return f"No entry reaches a held-out loss of {number(target)}."
+def _seeds_cell(one: Entry) -> Cell:
+    """Of all milestones the fewest, and how many of all its outcomes failed."""
+    count = min(len(group) for group in one.milestones.values())
+    failed = sum(not outcome.ok for group in one.milestones.values() for outcome in group)
+    return Cell(plural(count, "seed") + (f", {failed} failed" if failed else ""), count)
+
+
+def _finding(found: Board) -> str:
+    first, *others = found.entries
+    taken, next_ = (one.seconds_to(found.score, found.target) for one in (first, others[0]))
+    assert taken is not None  # the target is the best of one of them
     after = f"; next is {others[0].name} in {seconds(next_.mean)}" if next_ else ""
-    return (
-        f"{first.name} takes {seconds(taken.mean)} to a held-out loss of {number(target)}, which "
-        f"half of the {len(entries)} entries reach{after}."
-    )
+    return f"{first.name} takes {seconds(taken.mean)} to {_target_words(found)}{after}."
 
 
-def _drawing(entries: Sequence[Entry], score: Quantity, target: float) -> svg.Draw:
-    lines = [BoardLine(one.name, one.arm, one.points(score)) for one in entries]
-    return lambda width: board_lines(lines, score.name, target, width)
-
-
-def _data(entries: Sequence[Entry], score: Quantity) -> Table:
+def _data(found: Board) -> Table:
     rows: list[list[str | float | None]] = []
-    for one in entries:
-        for taken, reached in one.points(score):
-            ends = [
-                one for effect in (taken, reached) for one in (effect.mean, effect.low, effect.high)
-            ]
+    for one in found.entries:
+        for taken, reached in one.points(found.score):
+            ends = [taken.mean, taken.low, taken.high, reached.mean, reached.low, reached.high]
             rows.append([one.name, *ends])
-    return raw_table(["entry", "seconds", "low", "high", score.name, "low", "high"], rows)
-
-
-def _groups(entries: Sequence[Entry]) -> list[Group]:
-    return [group for one in entries for group in one.milestones.values()]
-
-
-def _mean(effect: Effect | None) -> float | None:
-    return None if effect is None else effect.mean
+    return raw_table(["entry", "seconds", "low", "high", found.score.name, "low", "high"], rows)
 
 
 def _shown(value: Setting) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from bench.stats import Effect, Pair, paired_difference, paired_ratio
 from reports.blocks import Block, Cell, Figure, Section, Table, Text, raw_table
-from reports.claims import published_effect, published_pairs, published_rows
 from reports.context import KEPT, ON_DIP, ON_IMAGES, PER_IMAGE, Arm, Reference, Report
 from reports.effects import (
     VERDICT_COLUMNS,
@@ -21,6 +20,7 @@ from reports.effects import (
 from reports.figures import plots, svg
 from reports.figures.plots import ForestRow, LoaderPoint
 from reports.pairs import Group, Quantity, Side, values
+from reports.publication import published_effect, published_pairs, published_rows
 from reports.words import judged, plural, ratio_interval, seconds, times
 
 WAIT = Quantity("waiting s an image", lambda one: one.wait_seconds_per_image)

@@ -6,15 +6,6 @@ from collections.abc import Sequence
 
 from bench.stats import Effect, Pair, paired_ratio
 from reports.blocks import Block, Cell, Figure, Section, Table, Text
-from reports.claims import (
-    PUBLISHED_ARM,
-    PublishedRow,
-    is_replay,
-    ours,
-    published_effect,
-    published_pairs,
-    published_rows,
-)
 from reports.context import (
     ALL_PAIRS_PSNR,
     FIRST_RUN,
@@ -29,6 +20,15 @@ from reports.effects import NOT_MEASURED, forest_data, ratios
 from reports.figures import plots, svg
 from reports.figures.plots import ForestRow
 from reports.pairs import Quantity
+from reports.publication import (
+    PUBLISHED_ARM,
+    PublishedRow,
+    is_replay,
+    ours,
+    published_effect,
+    published_pairs,
+    published_rows,
+)
 from reports.tables import Outcome
 from reports.words import (
     effect_words,

@@ -126,10 +126,11 @@ def _table(contest: str, some: Sequence[Entry]) -> Table:
 
 def _compiled(one: Entry) -> Cell:
     """Seconds of the process that had to compile, and of those that found it in the run's cache."""
-    taken = [record.scores.get("compile_seconds", 0.0) for record in one.records]
-    if not any(taken):
+    *others, most = sorted(record.scores.get("compile_seconds", 0.0) for record in one.records)
+    if not most:
         return Cell("–", None)
-    return Cell(f"{seconds(max(taken))}, again {seconds(statistics.median(taken))}", max(taken))
+    again = f", again {seconds(statistics.median(others))}" if others else ""
+    return Cell(f"{seconds(most)}{again}", most)
 
 
 def _mean(effect: Effect | None) -> float | None:
