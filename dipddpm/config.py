@@ -182,8 +182,8 @@ class DIPConfig:
         """The backend that "auto" stands for on a device of that kind, by what has been measured.
 
         On two CPU cores net after net takes 1.3 times as long as side by side at 32 pixels, where
-        much of the time goes into starting operations; at 64 it takes 1.1 times as long, but one net
-        at a time is what lower precision makes 1.5 times as quick (the suite `speed-cpu`).
+        much of the time goes into starting operations; at 64 it takes 1.1 times as long, but one
+        net at a time is what lower precision makes 1.5 times as quick (the suite `speed-cpu`).
         On CUDA nothing has been measured.
         """
         if self.backend != "auto":

@@ -1,10 +1,12 @@
-"""python -m reports: one HTML page from the records of a run."""
+"""python -m reports: one HTML page from the records of a run, and one that lists runs."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from bench.errors import UserError
@@ -14,7 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
     """0: the report is written; 2: bad input, nothing is written."""
     options = _parser().parse_args(arguments)
     try:
-        return build(options.run)
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
     except UserError as error:
         print(f"reports: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -32,10 +35,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dipddpm {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     text = "write report.html, and tables and verdicts for others to read, into a run's folder"
-    command = commands.add_parser(
+    one = commands.add_parser(
         "build", help=text, description=text, epilog="example: python -m reports build runs/first"
     )
-    command.add_argument("run", metavar="RUN", help="a path, or a name under runs/")
+    one.add_argument("run", metavar="RUN", help="a path, or a name under runs/")
+    one.set_defaults(command=build)
+    text = "write index.html into a folder of runs: all of them, by suite, with their trend"
+    index = commands.add_parser(
+        "index", help=text, description=text, epilog="example: python -m reports index runs"
+    )
+    index.add_argument("folder", metavar="FOLDER", nargs="?", default="runs", help="of runs")
+    index.set_defaults(command=build_index)
     return parser
 
 
@@ -46,16 +56,28 @@ def _version() -> str:
         return "unknown"
 
 
-def build(name: str) -> int:
+def build(options: argparse.Namespace) -> int:
     """Prints the path of the page as the last line."""
     from reports import load
 
-    run = load.load_run(load.find_run(name))
+    run = load.load_run(load.find_run(options.run))
     # pandas and matplotlib take a second to import; neither --help nor bad input waits for them.
     from reports import page
 
     page.write(run.folder, page.build(run))
     print(run.folder / "report.html")
+    return 0
+
+
+def build_index(options: argparse.Namespace) -> int:
+    """Prints the path of the page as the last line."""
+    folder = Path(options.folder)
+    if not folder.is_dir():
+        raise UserError(f"FOLDER must be a folder of runs, got {options.folder!r}")
+    from reports import index, page
+
+    page.write(folder, {"index.html": index.build(folder)})
+    print(folder / "index.html")
     return 0
 
 

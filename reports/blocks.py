@@ -14,10 +14,11 @@ Value = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Cell:
-    """What is shown, and what the column is sorted by."""
+    """What is shown, what the column is sorted by, and a page beside this one that it leads to."""
 
     text: str
     value: Value
+    href: str = ""
 
     @property
     def numeric(self) -> bool:

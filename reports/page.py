@@ -119,6 +119,31 @@ def _sections(report: Report, claims: Sequence[Judged], csv: str) -> list[Sectio
 
 
 def _html(report: Report, sections: Sequence[Section]) -> str:
+    plan, machine = report.run.plan, report.run.environment
+    changes = " with uncommitted changes" if machine.dirty else ""
+    return render(
+        plan.title,
+        plan.suite,
+        [
+            f"{machine.device_name} ({machine.device})",
+            f"commit {(machine.commit or 'unknown')[:12]}{changes}",
+            f"{_what(report)} in {about_run.minutes(report)} of work",
+            f"begun {plan.created[:10]}",
+        ],
+        sections,
+        incomplete=_incomplete(report),
+    )
+
+
+def render(
+    title: str,
+    mark: str,
+    facts: Sequence[str],
+    sections: Sequence[Section],
+    *,
+    incomplete: Sequence[str] = (),
+) -> str:
+    """A page of sections; mark: a word or two above its title."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -129,18 +154,11 @@ def _html(report: Report, sections: Sequence[Section]) -> str:
     environment.filters["words"] = _words
     script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    plan, machine = report.run.plan, report.run.environment
-    changes = " with uncommitted changes" if machine.dirty else ""
     html = environment.get_template("report.html").render(
-        title=plain_text(plan.title),
-        suite=plain_text(plan.suite),
-        facts=[
-            f"{machine.device_name} ({machine.device})",
-            f"commit {(machine.commit or 'unknown')[:12]}{changes}",
-            f"{_what(report)} in {about_run.minutes(report)} of work",
-            f"begun {plan.created[:10]}",
-        ],
-        incomplete=_incomplete(report),
+        title=plain_text(title),
+        mark=plain_text(mark),
+        facts=facts,
+        incomplete=incomplete,
         sections=sections,
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         script=Markup(script),
