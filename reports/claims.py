@@ -329,7 +329,7 @@ def _priors_share(report: Report) -> Measured | None:
     ]
     if not pairs:
         return None
-    contrast = f"the priors' share of all seconds, against {MUCH:.0%}"
+    contrast = f"of all seconds, against {MUCH:.0%}"
     return Measured(PRIORS_SHARE, contrast, PRIORS_SHARE.more, pairs, list(last.values()))
 
 

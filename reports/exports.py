@@ -106,7 +106,11 @@ def markdown(run: Loaded, sections: Sequence[Section], found: Sequence[Judged]) 
         f"`{(environment.commit or 'unknown')[:12]}`"
         f"{' with uncommitted changes' if environment.dirty else ''}.",
         "",
-        *(f"- **{one.title}.** {_cell(one.finding)}" for name in _TOLD if (one := by_id.get(name))),
+        *(
+            f"- **{one.title}.** {_cell(one.finding)}"
+            for name in _TOLD
+            if (one := by_id.get(name)) and one.blocks  # else it tells what is missing
+        ),
     ]
     measured = [one for one in found if one.measured is not None]
     if measured:
