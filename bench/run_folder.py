@@ -130,7 +130,7 @@ class Run:
         return [
             case
             for spec in self.plan.units
-            if spec.kind == "train"
+            if spec.kind in ("train", "contest")
             for case in spec.cases
             if (case.case_id, case.repeat) not in there
         ]

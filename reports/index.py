@@ -90,6 +90,7 @@ def _table(runs: Sequence[_Listed]) -> Table:
         if before is not None and one.per_image and before.per_image:
             change = one.per_image / before.per_image
         failed = sum(not outcome.ok for outcome in report.found)
+        failed += sum(contest.status != "ok" for contest in run.contests)
         href = f"{quote(one.folder.name)}/{REPORT}" if (one.folder / REPORT).is_file() else ""
         rows.append(
             [

@@ -199,4 +199,4 @@ def test_the_table_has_every_claim_twice_and_the_command_for_what_is_missing(
     assert by_claim["3", "corrected"][4] == "analogue"
     assert "of 4: −20.0 %" in by_claim["3", "corrected"][3]
     assert by_claim["7", "paper"][6] == "python -m bench run restoration-cpu measures it"
-    assert "Of the eight claims" in text(said)
+    assert "Measured of the eight claims: 5; under" in text(said)

@@ -72,7 +72,7 @@ def test_the_text_for_a_pull_request_is_plain(run: Path, tmp_path: Path) -> None
     assert (
         "| 2. With DIP a DDPM trains in less time at equal settings. | corrected | equal |" in said
     )
-    assert "**Verdicts on the claims.** Of the eight claims" in said
+    assert "**Verdicts on the claims.** Measured of the eight claims: " in said
     assert "Restoration" not in said  # of which there is none
     hostile = toy_run(tmp_path / "toy", title="<img src=x> | `a` [b](javascript:c)\n# d").finish()
     head = page.build(load_run(hostile))["report.md"].decode().splitlines()[0]

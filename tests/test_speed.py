@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -19,7 +21,7 @@ from bench.dryrun import book
 from bench.engines import ForkserverEngine
 from bench.errors import UserError
 from bench.extents import bound
-from bench.records import Case, Record, StageRow, kind_of_work
+from bench.records import UNITS, Case, Record, StageRow, kind_of_work
 from bench.run_folder import Run
 from bench.speed import Entry, entries, gate_priors, gate_sampling, gate_training
 from bench.suite import load
@@ -567,6 +569,30 @@ def test_units_of_one_kind_of_work_differ_in_their_seed_alone(run: Run) -> None:
         kinds.setdefault(kind_of_work(spec), set()).add(spec.cases[0].seed)
     assert len(kinds) == 8
     assert set(map(frozenset, kinds.values())) == {frozenset({0, 1})}
+
+
+def test_two_rounds_are_no_headline(run: Run) -> None:
+    said = text(section(run.folder, "speed"))
+    assert "No pace is told from fewer than 6 rounds" in said
+    assert "At equal quality" not in said
+
+
+def test_contests_that_are_missing_and_their_warnings_are_told(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    assert main(["status", str(folder)]) == 0
+    lost = run.plan.units[0]
+    shutil.rmtree(folder / UNITS / lost.unit)
+    capsys.readouterr()
+    assert [case.case_id for case in Run.open(folder).missing()] == [lost.cases[0].case_id]
+    assert main(["status", str(folder)]) == 1
+    assert "15 ok; 1 still to come" in capsys.readouterr().out
+    warnings = {text for record in Run.open(folder).records() for text in record.warnings}
+    assert len(warnings) > 1
+    said = text(section(folder, "troubles"))
+    assert f"1 missing outcome, {len(warnings)} warnings" in said
 
 
 def test_the_terminal_tells_it_too(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -180,16 +180,18 @@ def troubles(report: Report) -> Section:
     run = report.run
     failed = [outcome for outcome in report.found if not outcome.ok]
     units = [summary for summary in run.summaries if summary.status != "ok"]
-    warnings = _by_text(text for one in report.found for text in one.record.warnings)
+    lost = [one for one in run.contests if one.status != "ok"]
+    records = (*(one.record for one in report.found), *run.contests)
+    warnings = _by_text(text for one in records for text in one.warnings)
     finding = (
-        f"{plural(len(failed), 'failed outcome')}, {plural(len(run.missing), 'missing outcome')}, "
+        f"{plural(len(failed) + len(lost), 'failed outcome')}, "
+        f"{plural(len(run.missing), 'missing outcome')}, "
         f"{plural(len(warnings) + len(report.artifacts.warnings), 'warning')}."
     )
     blocks: list[Block] = []
     if failed:
         said = _by_text(one.failure or "" for one in failed)
         blocks.append(Listing(said, f"Failures; run again by `{run.resume} --retry-failed`"))
-    lost = [one for one in run.contests if one.status != "ok"]
     if lost:
         said = _by_text(one.error or one.status for one in lost)
         blocks.append(Listing(said, f"Failed contests; run again by `{run.resume} --retry-failed`"))

@@ -43,14 +43,18 @@ def speed(report: Report) -> Section:
 def _finding(found: Sequence[Entry]) -> str:
     best: dict[tuple[str, str], Entry] = {}
     for one in found:  # the quickest of a contest come first
-        if one.ratio is not None and one.is_allowed:
+        if one.ratio is not None and one.ratio.n >= MIN_ROUNDS and one.is_allowed:
             best.setdefault((one.contest, one.work), one)
     said = [
         f"{_work(one)} {_ratio(one.ratio)} the pace of the {BASELINES[one.contest]} ({one.name})"
         for one in best.values()
         if one.ratio is not None
     ]
-    return f"At equal quality: {'; '.join(said)}." if said else "No contender has a counterpart."
+    if said:
+        return f"At equal quality: {'; '.join(said)}."
+    if any(one.ratio is not None for one in found):
+        return f"No pace is told from fewer than {MIN_ROUNDS} rounds, and of equal quality."
+    return "No contender has a counterpart."
 
 
 def _work(one: Entry) -> str:

@@ -38,7 +38,7 @@ def _finding(found: Sequence[Judged]) -> str:
     if not said:
         return "None of the eight claims was measured in this run."
     measured = {one.claim.number for one in found if one.measured is not None}
-    return f"Of the eight claims {len(measured)} were measured: {'; '.join(said)}."
+    return f"Measured of the eight claims: {len(measured)}; {'; '.join(said)}."
 
 
 def _table(report: Report, found: Sequence[Judged]) -> Table:
@@ -117,6 +117,8 @@ def _why(report: Report, one: Judged) -> str:
         suite = one.claim.needs[one.protocol]
         twin = "" if report.run.environment.device == "cuda" else "-cpu"
         said.append(f"`python -m bench run {suite}{twin}` measures it")
+    elif one.verdict.word == WITHHELD and one.verdict.control is None:
+        said.append("A grid with `repeat = [1, 2]` makes its control: the same case run twice")
     elif one.verdict.word == NOT_DISTINGUISHABLE:
         said += _cost(one)
     return ". ".join(said) or "–"
