@@ -137,15 +137,15 @@ def test_all_pairs_of_a_set_with_itself_peak_on_the_diagonal(objects16: ImageSet
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process reset its peak")
 def test_all_pairs_psnr_holds_no_float64_copies() -> None:
-    # Of ones: the kernel gives zeros no memory before they are read.
-    images, references = torch.ones(400, 3, 128, 128), torch.ones(400, 3, 128, 128)
+    images, references = torch.zeros(400, 3, 128, 128), torch.zeros(400, 3, 128, 128)
+    all_pairs_psnr(images[:4], references[:4])  # what libraries take when first called
     with Memory(Device("cpu")) as before:
         pass
     with Memory(Device("cpu")) as during:
         all_pairs_psnr(images, references)
     assert before.host_peak_bytes is not None and during.host_peak_bytes is not None
-    # A copy of one set would be twice its bytes.
-    assert during.host_peak_bytes - before.host_peak_bytes < images.nbytes
+    # A copy of one set would be twice its bytes; some tens of MB are parts of both.
+    assert during.host_peak_bytes - before.host_peak_bytes < 1.5 * images.nbytes
 
 
 def test_the_mean_image_is_the_optimum_in_closed_form(objects: ImageSource) -> None:
