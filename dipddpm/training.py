@@ -134,7 +134,10 @@ def train_ddpm(
             learner.prepare(step, num_steps, size)
             losses.append(learner.step(conditioned(noisy, given), timesteps, target))
 
-    return learner.trained_net(epochs, losses)
+    net = learner.trained_net(epochs, losses)
+    # What waits for other processes ends here: left to the interpreter's end it may abort.
+    learner.joined = learner.model
+    return net
 
 
 class _Learner:
