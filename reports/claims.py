@@ -233,29 +233,33 @@ def _epochs(quantity: Quantity) -> Test:
     return test
 
 
-def _arms(loaders: bool) -> tuple[list[Side], list[Side]]:
-    """Images and DIP outputs; with the published loaders, of which kept tensors have two."""
-    if not loaders:
-        return [ON_IMAGES], [ON_DIP]
-    (images, decoded), (dip, kept) = PUBLISHED_ARM["no"], PUBLISHED_ARM["yes"]
-    return (
-        [{"train_on": images, "loader": decoded[0]}] * len(kept),
-        [{"train_on": dip, "loader": loader} for loader in kept],
+def _dip(
+    report: Report, quantity: Quantity, contrast: str, claimed: str, *, as_published: bool, of: Side
+) -> Measured | None:
+    """DIP outputs against images; as_published: these decoded, and those kept in either way.
+
+    of: settings of both
+    """
+    sides = [(ON_IMAGES, ON_DIP)]
+    if as_published:
+        (images, (decoded,)), (dip, kept) = PUBLISHED_ARM["no"], PUBLISHED_ARM["yes"]
+        base: Side = {"train_on": images, "loader": decoded}
+        sides = [(base, {"train_on": dip, "loader": loader}) for loader in kept]
+    found = (
+        _compared(report, quantity, {**base, **of}, {**other, **of}, contrast, claimed)
+        for base, other in sides
     )
+    return next((one for one in found if one is not None), None)
 
 
-def _dip_time(*, loaders: bool) -> Test:
-    def test(report: Report) -> Measured | None:
-        found = (
-            _compared(report, PER_IMAGE, base, other, "DIP outputs against images", PER_IMAGE.less)
-            for base, other in zip(*_arms(loaders), strict=True)
-        )
-        return next((one for one in found if one is not None), None)
-
-    return test
+def _dip_time(*, as_published: bool) -> Test:
+    return lambda report: _dip(
+        report, PER_IMAGE, "DIP outputs against images", PER_IMAGE.less,
+        as_published=as_published, of={},
+    )  # fmt: skip
 
 
-def _dip_quality(quantity: Quantity, num_images: int, *, loaders: bool) -> Test:
+def _dip_quality(quantity: Quantity, num_images: int, *, as_published: bool) -> Test:
     """num_images: as published; where there are none of so many, of the fewest or of the most."""
     few = num_images == min(row.data_size for row in published_rows())
 
@@ -264,16 +268,11 @@ def _dip_quality(quantity: Quantity, num_images: int, *, loaders: bool) -> Test:
         if num_images not in there and len(there) < 2:
             return None
         count = num_images if num_images in there else there[0 if few else -1]
-        of_size: Side = {"num_images": count}
-        found = (
-            _compared(
-                report, quantity, {**base, **of_size}, {**other, **of_size},
-                f"DIP outputs against images, of {count:g}",
-                _is_better(quantity) if few else _is_worse(quantity),
-            )
-            for base, other in zip(*_arms(loaders), strict=True)
+        claimed = _is_better(quantity) if few else _is_worse(quantity)
+        return _dip(
+            report, quantity, f"DIP outputs against images, of {count:g}", claimed,
+            as_published=as_published, of={"num_images": count},
         )  # fmt: skip
-        return next((one for one in found if one is not None), None)
 
     return test
 
@@ -369,8 +368,8 @@ def _published_claims() -> list[Claim]:
 
     def dip_at(count: int) -> dict[str, Test]:
         return {
-            "paper": _dip_quality(ALL_PAIRS_PSNR, count, loaders=True),
-            "corrected": _dip_quality(EPS_LOSS, count, loaders=False),
+            "paper": _dip_quality(ALL_PAIRS_PSNR, count, as_published=True),
+            "corrected": _dip_quality(EPS_LOSS, count, as_published=False),
         }
 
     return [
@@ -381,7 +380,7 @@ def _published_claims() -> list[Claim]:
         ),
         Claim(
             2, "With DIP a DDPM trains in less time at equal settings.", effect_words(theirs),
-            {"paper": _dip_time(loaders=True), "corrected": _dip_time(loaders=False)}, runs,
+            {name: _dip_time(as_published=name == "paper") for name in PROTOCOLS}, runs,
         ),
         Claim(
             3, "With few images (100) DIP gives better samples.",

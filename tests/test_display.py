@@ -10,16 +10,9 @@ from rich.console import Console
 from bench.display import RunDisplay
 from bench.records import Plan, UnitSpec, UnitSummary
 from bench.units import plan_units
-from tests.toy import BASE, toy_suite
+from tests.toy import BASE, PRIORS_CONTEST, toy_suite
 
-CONTESTS = f"""{BASE}
-[[grid]]
-contest = "priors"
-num_images = 3
-epochs = 1
-contender = ["dipddpm", "paper loop"]
-seed = [0, 1]
-[[grid]]
+CONTESTS = f"""{BASE}{PRIORS_CONTEST}[[grid]]
 contest = "train"
 num_images = 6
 epochs = 2

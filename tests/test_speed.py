@@ -45,17 +45,10 @@ from dipddpm.training import TrainedNet, train_ddpm
 from reports.sections.speed import _compiled, _table
 from reports.words import seconds, times
 from tests.test_report_figures import section, text
-from tests.toy import BASE, new_run, run_all, toy_suite
+from tests.toy import BASE, PRIORS_CONTEST, new_run, run_all, toy_suite
 
 SEEDS = range(6)
-TOY = f"""{BASE}
-[[grid]]
-contest = "priors"
-num_images = 3
-epochs = 1
-contender = ["dipddpm", "paper loop"]
-seed = [0, 1]
-[[grid]]
+TOY = f"""{BASE}{PRIORS_CONTEST}[[grid]]
 contest = "priors"
 num_images = 3
 epochs = 1

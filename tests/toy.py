@@ -99,3 +99,14 @@ def run_all(
             run, engine, shown, timeout_seconds=timeout_seconds, rerun_share=0.0, forced=forced
         )
     return run
+
+
+# Two rounds of fits, by both who may do them.
+PRIORS_CONTEST = """
+[[grid]]
+contest = "priors"
+num_images = 3
+epochs = 1
+contender = ["dipddpm", "paper loop"]
+seed = [0, 1]
+"""
