@@ -195,8 +195,8 @@ def test_the_table_has_every_claim_twice_and_the_command_for_what_is_missing(
     rows = tables_of(said, "claim")[0]
     assert len(rows) == 16
     by_claim = {(line[0][0], line[2]): line for line in rows}
-    assert by_claim["3", "corrected"][5] == "✓ agrees"
-    assert by_claim["3", "corrected"][4] == "analogue"
+    assert by_claim["3", "corrected"][1] == "✓ agrees"
+    assert by_claim["3", "corrected"][5] == "analogue"
     assert "of 4: −20.0 %" in by_claim["3", "corrected"][3]
     assert by_claim["7", "paper"][6] == "python -m bench run restoration-cpu measures it"
     assert "Measured of the eight claims: 5; under" in text(said)

@@ -45,17 +45,18 @@ def _table(report: Report, found: Sequence[Judged]) -> Table:
     rows = [
         [
             Cell(f"{one.claim.number}. {one.claim.text}", one.claim.number),
-            Cell(one.claim.published, one.claim.published),
+            # Next to the claim: on a phone the rest is reached by scrolling.
+            Cell(_marked(one), one.word),
             Cell(one.protocol, one.protocol),
             Cell(_measured(one), _mean(one)),
+            Cell(one.claim.published, one.claim.published),
             Cell(_scope(one), _scope(one)),
-            Cell(_marked(one), one.word),
             Cell(_why(report, one), None),
         ]
         for one in sorted(found, key=lambda one: one.claim.number)
     ]
     return Table(
-        ["claim", "published", "protocol", "here", "scope", "verdict", "why, or what is missing"],
+        ["claim", "verdict", "protocol", "here", "published", "scope", "why, or what is missing"],
         rows,
         "One test a claim and protocol, fixed before any run; those of a protocol are corrected "
         "together (Holm 1979). Paper protocol: the publication's flaws, its all-pairs PSNR. "
