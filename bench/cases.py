@@ -36,6 +36,7 @@ _FIXED: Final[Mapping[str, Mapping[str, tuple[Setting, ...]]]] = {
         "reg_noise_std": (0.0,),
         "backend": ("auto",),
         "warm_start": ("none",),
+        "prior_adam_beta1": (0.9,),
         "prior_precision": ("no",),
         "prior_channels_last": (None,),
         "prior_tf32": ("convolutions",),

@@ -63,9 +63,9 @@ _NO_MATTER = frozenset(
         "context", "epochs", "es_psnr", "first", "first_index", "initialisation", "last", "of",
         "part", "schedule",
         "degradation_sigma", "es_patience", "learning_rate", "lr_schedule", "lr_warmup_steps",
-        "ema_ramp", "num_inference_steps", "num_iter", "prior_learning_rate", "prior_target",
-        "restoration", "start_from", "start_image_weight", "start_noise_weight", "t0", "task",
-        "timestep_spacing", "warm_start", "warm_start_iter",
+        "ema_ramp", "num_inference_steps", "num_iter", "prior_adam_beta1", "prior_learning_rate",
+        "prior_target", "restoration", "start_from", "start_image_weight", "start_noise_weight",
+        "t0", "task", "timestep_spacing", "warm_start", "warm_start_iter",
     }
 )  # fmt: skip
 

@@ -155,6 +155,7 @@ _LEVERS: dict[str, dict[str, Setting]] = {
         "backend": "auto",
         "warm_start": "none",
         "warm_start_iter": 100,
+        "prior_adam_beta1": 0.9,
         "prior_precision": "no",
         "prior_channels_last": None,
         "prior_tf32": "convolutions",

@@ -282,6 +282,8 @@ def _case(settings: dict[str, Any], images: str, where: str) -> Case:
         raise UserError(f"{where}: seed must be from 0 to 2**63 - 1, got {seed}")
     if repeat < 1:
         raise UserError(f"{where}: repeat must be at least 1, got {repeat}")
+    if contest == "priors":
+        settings.setdefault("epochs", 1)  # nothing is trained
     if "epochs" not in settings:
         raise UserError(f"{where}: epochs: missing, in the grid and in base")
     try:

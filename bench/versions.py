@@ -77,6 +77,7 @@ _BEFORE_4: _Content = {
     "backend": "grouped",
     "warm_start": "none",
     "warm_start_iter": 100,
+    "prior_adam_beta1": 0.9,
     "es_psnr": 30.0,
     "prior_precision": "no",
     "prior_channels_last": False,

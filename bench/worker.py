@@ -36,6 +36,7 @@ from bench.records import (
     Status,
     UnitSpec,
     UnitSummary,
+    is_contest,
 )
 from bench.run_folder import finish_unit, record_failure
 from bench.warmup import wake, warm_up
@@ -308,6 +309,7 @@ def _record(
     case: Case, spec: UnitSpec, scores: dict[str, float], stages: tuple[str, ...]
 ) -> Record:
     undefined = sorted(name for name, value in scores.items() if math.isnan(value))
+    part = str(case.settings["contest"]) if is_contest(case) else "all"
     return Record(
         case_id=case.case_id,
         repeat=case.repeat,
@@ -318,7 +320,7 @@ def _record(
         settings=case.settings,
         scores=scores,
         stages=stages,
-        warnings=(*spec.forced, *guard_rails(pipeline_config((case,)), spec.device)),
+        warnings=(*spec.forced, *guard_rails(pipeline_config((case,)), spec.device, part)),
     )
 
 

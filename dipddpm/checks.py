@@ -72,3 +72,11 @@ def above_zero(config: object, *names: str) -> None:
         value = getattr(config, name)
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be above 0 and finite, got {value}")
+
+
+def a_decay(config: object, *names: str) -> None:
+    """Each of the named fields is in [0, 1)."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {value}")

@@ -23,7 +23,7 @@ from typing import (
     TypeVar,
 )
 
-from dipddpm.checks import above_zero, at_least, at_most, check_types
+from dipddpm.checks import a_decay, above_zero, at_least, at_most, check_types
 from dipddpm.lookup import Table
 
 if TYPE_CHECKING:
@@ -126,6 +126,9 @@ class DIPConfig:
     net: PriorNet = "paper"
     num_iter: int = 100
     prior_learning_rate: float = 0.01
+    # Adam's decay of its mean of gradients. At 64 pixels a fit takes a quarter fewer iterations to
+    # 30 dB with 0.8 (the suite `speed-cpu`); 0.9 is Adam's own, and the published way.
+    prior_adam_beta1: float = 0.9
     # "signed" is the published flaw: a target in [-1, 1] under a net that ends in a Sigmoid, so
     # everything below mid-grey becomes black. "unit" gives the target in [0, 1].
     prior_target: PriorTarget = "unit"
@@ -167,6 +170,7 @@ class DIPConfig:
         at_least(self, 2, "es_window")
         at_least(self, 0, "reg_noise_std")
         above_zero(self, "prior_learning_rate", "es_psnr")
+        a_decay(self, "prior_adam_beta1")
 
     def levers_on(self, device: str) -> Levers:
         """How the nets are run on a device of that kind."""
@@ -313,8 +317,7 @@ class TrainingConfig:
         at_most(self, 1024, "num_threads")
         at_least(self, 0, "lr_warmup_steps")
         above_zero(self, "learning_rate", "max_grad_norm")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        a_decay(self, "ema_decay")
         if self.cuda_graph and not self.fused_adamw:
             # It would wait for the device, which a graph cannot.
             raise ValueError("fused_adamw must be true with cuda_graph, got False")

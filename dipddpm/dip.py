@@ -239,7 +239,11 @@ class _Fitting:
         self.net, self.levers, self.device = net, levers, device
         recorded = records_steps(levers, device)
         self.optimizer = torch.optim.Adam(
-            net.parameters(), lr=dip.prior_learning_rate, fused=True, capturable=recorded
+            net.parameters(),
+            lr=dip.prior_learning_rate,
+            betas=(dip.prior_adam_beta1, 0.999),
+            fused=True,
+            capturable=recorded,
         )
         self.step = Recorded(self._step, self._changes) if recorded else self._step
 

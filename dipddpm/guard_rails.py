@@ -6,7 +6,8 @@ Those that only the images, the samples or the scores can tell stand in the scor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from dipddpm.config import (
     COMMON_LOG_SNR_LEVELS,
@@ -21,11 +22,16 @@ from dipddpm.config import (
 )
 
 
-def guard_rails(config: PipelineConfig, device: str) -> list[str]:
-    """What to be warned of in a run of `config` on a device."""
+def guard_rails(config: PipelineConfig, device: str, part: str = "all") -> list[str]:
+    """What to be warned of in a run of `config` on a device.
+
+    part: "priors", "train" or "sample", where that part of the pipeline is run by itself
+    """
+    if part == "priors":
+        config = replace(config, train_on="dip")
     return [
-        *(warning for rail in _ALL for warning in rail(config)),
-        *_precision(config, device),
+        *(warning for rail in _RAILS[part] for warning in rail(config)),
+        *_precision(config, device, part),
     ]
 
 
@@ -140,30 +146,27 @@ def _too_few_for_features(config: PipelineConfig) -> Iterator[str]:
         )
 
 
-def _precision(config: PipelineConfig, device: str) -> Iterator[str]:
+def _precision(config: PipelineConfig, device: str, part: str) -> Iterator[str]:
     if device.startswith("cuda"):
         return
-    asked = {
-        "mixed_precision": config.training.mixed_precision,
-    }
-    precisions = {one.sampling.sampling_precision for one in config.outcomes}
-    asked["sampling_precision"] = "fp16" if "fp16" in precisions else "no"
-    for name, precision in asked.items():
-        if precision == "fp16":
+    asked: dict[str, set[str]] = {}
+    if part != "priors":
+        asked["mixed_precision"] = {config.training.mixed_precision}
+    if part in ("sample", "all"):
+        asked["sampling_precision"] = {one.sampling.sampling_precision for one in config.outcomes}
+    for name, precisions in asked.items():
+        if "fp16" in precisions:
             yield f"{name} = fp16 is for CUDA: this ran in float32 on {device}"
 
 
-_ALL: tuple[Callable[[PipelineConfig], Iterator[str]], ...] = (
-    _terminal_snr,
-    _common_levels,
-    _warm_up,
-    _ema_half_life,
-    _sigmoid_with_signed_target,
-    _early_stopping,
-    _mixed_range,
-    _start_variance,
-    _too_few_for_features,
-)
+_OF_PRIORS = (_sigmoid_with_signed_target, _early_stopping)
+_OF_TRAINING = (_terminal_snr, _common_levels, _warm_up, _ema_half_life)
+_RAILS: Mapping[str, tuple[Callable[[PipelineConfig], Iterator[str]], ...]] = {
+    "priors": _OF_PRIORS,
+    "train": _OF_TRAINING,
+    "sample": (_terminal_snr,),
+    "all": (*_OF_TRAINING, *_OF_PRIORS, _mixed_range, _start_variance, _too_few_for_features),
+}
 
 
 def _fits_priors(config: PipelineConfig) -> bool:

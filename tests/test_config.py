@@ -114,12 +114,16 @@ def test_a_scale_must_be_positive_and_finite(make: Make, name: str, value: float
     assert str(value) in message
 
 
+@pytest.mark.parametrize(
+    ("make", "name"), [(TrainingConfig, "ema_decay"), (DIPConfig, "prior_adam_beta1")]
+)
 @pytest.mark.parametrize("value", [-0.1, 1.0, math.nan, math.inf])
-def test_ema_decay_must_be_below_one(value: float) -> None:
-    message = refusal(TrainingConfig, ema_decay=value)
-    assert "ema_decay" in message
+def test_a_decay_must_be_below_one(make: Make, name: str, value: float) -> None:
+    message = refusal(make, **{name: value})
+    assert name in message
     assert str(value) in message
-    assert TrainingConfig(ema_decay=0.0).ema_decay == 0
+    settings: dict[str, object] = {name: 0.0}
+    assert getattr(make(**settings), name) == 0
 
 
 def outcome(**sampling: Any) -> tuple[OutcomeConfig, ...]:

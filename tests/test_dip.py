@@ -549,7 +549,11 @@ def test_an_iteration_never_waits_for_the_device(five: ImageSet, name: str) -> N
 
 
 @pytest.mark.parametrize("early_stopping", ["none", "psnr"])
-@pytest.mark.parametrize("lever", [{}, {"prior_channels_last": False}, {"backend": "grouped"}])
+@pytest.mark.parametrize(
+    "lever",
+    [{}, {"prior_channels_last": False}, {"backend": "grouped"}, {"prior_adam_beta1": 0.8}],
+    ids=str,
+)
 def test_a_backend_fits_as_the_plain_loop_does(
     lever: dict[str, Any], early_stopping: EarlyStopping, five: ImageSet
 ) -> None:
@@ -563,7 +567,8 @@ def test_a_backend_fits_as_the_plain_loop_does(
         plain = net.layers.double()
         z = PaperNet.draw_input(16, seeded(derive_seed(3, "net_input", place))).double()
         target = (pixels.double() + 1) / 2
-        optimizer = torch.optim.Adam(plain.parameters(), lr=0.01)
+        betas = (lever.get("prior_adam_beta1", 0.9), 0.999)
+        optimizer = torch.optim.Adam(plain.parameters(), lr=0.01, betas=betas)
         for k in range(41):
             image = plain(z)[0]
             loss = nn.functional.mse_loss(image, target)

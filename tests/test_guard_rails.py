@@ -199,3 +199,25 @@ def test_no_rail_hides_another() -> None:
         ),
     )
     assert len(guard_rails(config, "cpu")) == 10
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ("priors", ["prior_target", "es_window"]),
+        ("train", ["terminal SNR", "log-SNR", "lr_warmup_steps", "mixed_precision"]),
+        ("sample", ["terminal SNR", "mixed_precision", "sampling_precision"]),
+    ],
+)
+def test_a_part_by_itself_is_warned_of_what_bears_on_it(part: str, words: list[str]) -> None:
+    config = replace(
+        QUIET,
+        dip=replace(stopping(101), prior_target="signed"),
+        schedule=NoiseScheduleConfig(num_train_timesteps=30),
+        training=replace(warm_up(41), mixed_precision="fp16"),
+        scoring=ScoringConfig(score_range="mixed"),
+        **sampled(num_samples=16, sampling_precision="fp16"),
+    )
+    found = guard_rails(config, "cpu", part)
+    assert len(found) == len(words)
+    assert all(word in told for word, told in zip(words, found, strict=True))

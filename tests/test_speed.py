@@ -424,7 +424,8 @@ def test_levers_are_where_nobody_moves_them() -> None:
     told = {name: value for some in speed._LEVERS.values() for name, value in some.items()}
     assert told == {name: defaults[name] for name in told}
     # Whatever says how nets are run is among them.
-    names = {"backend", "warm_start", "warm_start_iter", "gradient_accumulation_steps",
+    names = {"backend", "warm_start", "warm_start_iter", "prior_adam_beta1",
+             "gradient_accumulation_steps",
              "fused_adamw", "foreach_ema", "samples_per_batch"}  # fmt: skip
     for prefix in ("", "prior_", "sampling_"):
         levers = ("mixed_precision", "precision", "channels_last", "tf32", "attention", "compile",
@@ -583,8 +584,9 @@ def test_contests_that_are_missing_and_their_warnings_are_told(
     assert main(["status", str(folder)]) == 1
     assert "15 ok; 1 still to come" in capsys.readouterr().out
     said = text(section(folder, "troubles"))
-    assert "0 failed outcomes, 1 missing outcome, 3 warnings" in said
-    assert "need 100 of each (15 outcomes)" in said
+    assert "0 failed outcomes, 1 missing outcome, 1 warning." in said
+    # Of those that train, and of no fit.
+    assert "lr_warmup_steps = 1 is more than a tenth" in said and "(4 outcomes)" in said
 
 
 def test_the_terminal_tells_it_too(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

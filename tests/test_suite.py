@@ -55,6 +55,11 @@ def shared_of(body: str) -> list[UnitSpec]:
     return shared
 
 
+def test_a_contest_of_priors_trains_nothing_and_takes_no_epochs() -> None:
+    [case] = parse("[[grid]]\ncontest = 'priors'\n").cases
+    assert case.settings["epochs"] == 1
+
+
 def test_a_grid_is_the_product_of_its_lists() -> None:
     found = parse(
         "[base]\nepochs = 3\n[[grid]]\nnum_images = [8, 16]\nseed = [0, 1, 2]\nepochs = 4\n"
