@@ -15,14 +15,15 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from bench import display, noise, records, runner, suite
+from bench import display, noise, records, runner, suite, terminal
 from bench.cases import functions_of
 from bench.engines import Engine, ForkserverEngine, SubprocessEngine
 from bench.errors import UserError
 from bench.lifeline import ignore_interrupts
+from bench.live import LIVE, LivePage
 from bench.locks import locked
 from bench.records import Plan, UnitSpec, is_contest
-from bench.run_folder import Run
+from bench.run_folder import RUNS, Run, find_run
 from bench.suite import Suite
 from bench.units import plan_profiles, plan_units
 from dipddpm.checks import MAX_WHOLE
@@ -30,7 +31,6 @@ from dipddpm.config import VERSION
 from dipddpm.lookup import look_in
 from dipddpm.sources import HUGGING_FACE, ImageSource, open_source
 
-RUNS = Path("runs")
 _MAX_GPUS = 100_000
 _LOCAL_ENGINES: dict[str, Callable[[], Engine]] = {
     "forkserver": ForkserverEngine,
@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_untimed(run)
     _add_how(run)
     _add_reruns(run)
+    _add_live(run)
 
     plan = add(
         "plan",
@@ -119,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         profile.add_argument(flag, action="store_true", help=text)
     _add_how(profile)
+    _add_live(profile)
     profile.set_defaults(reruns=0.0)
 
     resume = add("resume", resume_run, "run what a run has not done yet", "resume runs/first")
@@ -127,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_force(resume)
     _add_how(resume)
     _add_reruns(resume)
+    _add_live(resume)
 
     units = add(
         "units",
@@ -196,6 +199,11 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
                         help="end a unit that runs for longer; no limit if not given")  # fmt: skip
 
 
+def _add_live(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--live", action="store_true", help=f"keep {LIVE} in the run's folder: how "
+                        "it goes, for a browser")  # fmt: skip
+
+
 def _add_force(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="on other sources, packages "
                         "or device than the run began with; its records say so")  # fmt: skip
@@ -217,7 +225,9 @@ def _seed(text: str) -> int:
 
 def _num_gpus(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= _MAX_GPUS:
-        raise argparse.ArgumentTypeError(f"must be from 1 to {_MAX_GPUS}, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"must be whole numbers from 1 to {_MAX_GPUS}, got {text!r}"
+        )
     return int(text)
 
 
@@ -245,7 +255,7 @@ def _percent(text: str) -> float:
 
 def list_suites(options: argparse.Namespace) -> int:
     """`bench list`: each bundled suite, its size and what it costs."""
-    screen = display.console()
+    screen = terminal.console()
     for name in suite.names():
         found = suite.load(name)
         units = plan_units(found, seed=0, device="cpu")
@@ -261,7 +271,7 @@ def run_suite(options: argparse.Namespace) -> int:
         return _show(options, {"auto": "this"}.get(options.device, options.device))
     if options.untimed:
         raise UserError("--untimed must come with --dry-run")
-    return _work(_new_run(options, _units_of, display.console()), options)
+    return _work(_new_run(options, _units_of, terminal.console()), options)
 
 
 def plan_suite(options: argparse.Namespace) -> int:
@@ -277,13 +287,13 @@ def profile_suite(options: argparse.Namespace) -> int:
             found, device="cpu", nvtx=options.nvtx, memory_snapshot=options.memory_snapshot
         )
 
-    return _work(_new_run(options, units_of, display.console()), options)
+    return _work(_new_run(options, units_of, terminal.console()), options)
 
 
 def write_units(options: argparse.Namespace) -> int:
     """`bench units`: makes the run folder and prints the commands that work through it."""
     # Standard output is for the commands alone.
-    run = _new_run(options, _units_of, display.console(stderr=True))
+    run = _new_run(options, _units_of, terminal.console(stderr=True))
     waves = {1: [spec for spec in run.plan.units if spec.kind == "shared"],
              2: [spec for spec in run.plan.units if spec.kind != "shared"]}  # fmt: skip
     for wave, specs in waves.items():
@@ -299,10 +309,10 @@ def write_units(options: argparse.Namespace) -> int:
 
 def run_unit(options: argparse.Namespace) -> int:
     """`bench unit`: one unit of a run, beside others that run elsewhere."""
-    run = Run.open(_run_folder(options.run))
+    run = Run.open(find_run(options.run))
     if not run.is_done(runner.ready(run, options.unit)):
         forced = _forced(run, options)
-        with display.RunDisplay(run.plan, run.done(), display.console()) as shown:
+        with display.RunDisplay(run.plan, run.done(), terminal.console()) as shown:
             runner.run_unit(
                 run, options.unit, _engine(options), shown,
                 timeout_seconds=options.timeout, forced=forced,
@@ -370,7 +380,7 @@ def _show(options: argparse.Namespace, device: str, num_gpus: Sequence[int] | No
 
     found = suite.load(options.suite, seed=options.seed, images=options.images)
     units = plan_units(found, seed=options.seed or 0, device="cpu")
-    screen = display.console()
+    screen = terminal.console()
     if num_gpus is None:
         screen.print(display.cases(found.cases, found.name))
     problem: Exception | None = None
@@ -399,7 +409,7 @@ def _show(options: argparse.Namespace, device: str, num_gpus: Sequence[int] | No
 
 def resume_run(options: argparse.Namespace) -> int:
     """`bench resume`: what a run has not finished, on the same images, code and device."""
-    run = Run.open(_run_folder(options.run))
+    run = Run.open(find_run(options.run))
     forced = _forced(run, options)
     if options.retry_failed:
         with locked(run.folder):
@@ -412,7 +422,7 @@ def _forced(run: Run, options: argparse.Namespace) -> tuple[str, ...]:
 
     Raises UserError without --force, and for what would change the results themselves.
     """
-    then, now = run.environment, _describe(options, run.plan.device, display.console())
+    then, now = run.environment, _describe(options, run.plan.device, terminal.console())
     differing = [
         f"{what}: {after}, but the run began with {before}"
         for what, before, after in (
@@ -455,8 +465,8 @@ def _open(images: str, where: str) -> ImageSource:
 
 def show_status(options: argparse.Namespace) -> int:
     """`bench status`: 0 if every unit is done and every outcome ok, else 1."""
-    run = Run.open(_run_folder(options.run))
-    screen = display.console()
+    run = Run.open(find_run(options.run))
+    screen = terminal.console()
     if options.watch:
         display.watch(run, screen)
     if not options.quiet and run.records():
@@ -467,7 +477,7 @@ def show_status(options: argparse.Namespace) -> int:
 
 def clean_run(options: argparse.Namespace) -> int:
     """`bench clean`: deletes what no report needs, or with --all the run."""
-    run = Run.open(_run_folder(options.run))
+    run = Run.open(find_run(options.run))
     with locked(run.folder):
         if options.all:
             shutil.rmtree(run.folder.resolve())
@@ -519,7 +529,7 @@ def _print_results(run: Run, screen: Console) -> None:
 
 
 def _work(run: Run, options: argparse.Namespace, forced: tuple[str, ...] = ()) -> int:
-    screen = display.console()
+    screen = terminal.console()
     environment = run.environment
     screen.print(
         f"{run.plan.suite}: {len(run.plan.units)} units on {environment.device} "
@@ -528,7 +538,10 @@ def _work(run: Run, options: argparse.Namespace, forced: tuple[str, ...] = ()) -
     )  # fmt: skip
     screen.print(run.plan.about, markup=False)
     try:
-        with display.RunDisplay(run.plan, run.done(), screen) as shown:
+        live = LivePage(run.folder) if options.live else None
+        with display.RunDisplay(
+            run.plan, run.done(), screen, live, failures=run.failures()
+        ) as shown:
             runner.run_units(
                 run,
                 _engine(options),
@@ -589,11 +602,6 @@ def _state(run: Run) -> str:
             "report names them"
         )
     return "\n".join([f"records: {said}", *run.altered()])
-
-
-def _run_folder(run: str) -> Path:
-    """A run by its path, or by its name under runs/."""
-    return Path(run) if Path(run).exists() else RUNS / run
 
 
 if __name__ == "__main__":

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import statistics
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,8 +20,10 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
+from bench.apart import telling
 from bench.costs import Costs
-from bench.errors import plain_text
+from bench.course import Course, State
+from bench.live import LivePage
 from bench.locks import is_worked_on
 from bench.records import (
     Case,
@@ -35,60 +34,57 @@ from bench.records import (
     UnitSpec,
     UnitSummary,
     is_contest,
-    kind_of_work,
 )
 from bench.run_folder import Run, read_progress
 
-WIDTH_IN_A_PIPE = 160
 _WATCH_SECONDS = 1.0
 # So many looks in a row nobody may be at work, as between two commands of `bench units`.
 _PATIENCE = 10
+# How a map of the units shows their states: without colours, and where a terminal has letters only.
+_MAP: Mapping[State, tuple[str, str]] = {
+    "ok": ("■", "green"), "failed": ("✗", "red"), "running": ("▶", "cyan"), "waiting": ("·", "dim"),
+}  # fmt: skip
+_PLAIN_MAP: Mapping[State, tuple[str, str]] = {
+    "ok": ("#", "green"), "failed": ("x", "red"), "running": (">", "cyan"), "waiting": (".", "dim"),
+}  # fmt: skip
+_MAP_LINES = 3
 # Columns of a terminal that has room for bars; and that counts, times and bars take.
 _WITH_BARS, _BESIDE_NAMES = 100, 52
 
 One = TypeVar("One", Case, Record)
 
 
-def console(*, stderr: bool = False) -> Console:
-    """For the terminal, or as wide as the tables where there is none."""
-    found = PlainConsole(highlight=False, stderr=stderr)
-    if found.is_terminal:
-        return found
-    return PlainConsole(highlight=False, stderr=stderr, width=WIDTH_IN_A_PIPE)
+class _ProgressWithMap(Progress):
+    """Bars under a map of all units."""
 
+    course: Course | None = None
 
-class PlainConsole(Console):
-    """Shows a text from outside as it is: no markup, no sequences that a terminal acts on."""
-
-    def on_broken_pipe(self) -> None:
-        """Nobody reads any more (`| head`): the run goes on all the same."""
-        self.file = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        """As rich's, of the bare text."""
-        return super().render_str(plain_text(text), **{**options, "markup": False, "emoji": False})
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if self.course is not None:  # rich asks for the first time before it is told
+            signs = _MAP if self.console.encoding.startswith("utf") else _PLAIN_MAP
+            states = self.course.grid_map(_MAP_LINES * self.console.width)
+            yield Text.assemble(*(signs[state] for state in states))
+        yield from super().get_renderables()
 
 
 class RunDisplay:
-    """One bar for the run with the time left, one for each unit at work, warnings above them."""
+    """A map of the units, one bar for the run with the time left, one for each unit at work,
+    warnings above them; the same in a page if there is one."""
 
-    def __init__(self, plan: Plan, done: Iterable[UnitSpec], console: Console) -> None:
-        self._plan, self._console = plan, console
-        self._steps_left = {spec.unit: spec.num_steps for spec in plan.units}
-        self._num_done = 0
-        for spec in done:
-            self._steps_left.pop(spec.unit)
-            self._num_done += 1
-        self._kinds = {spec.unit: kind_of_work(spec) for spec in plan.units}
-        self._contests = {spec.unit for spec in plan.units if spec.kind == "contest"}
-        # Steps and seconds so far in this process, by kind of work: what the time left rests on.
-        self._steps_done: Counter[str] = Counter()
-        self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._contest_seconds: list[float] = []
-        self._started: dict[str, float] = {}
-        self._warned: set[str] = set()
+    def __init__(
+        self,
+        plan: Plan,
+        done: Iterable[UnitSpec],
+        console: Console,
+        live: LivePage | None = None,
+        *,
+        failures: Mapping[str, str] | None = None,
+    ) -> None:
+        """failures: what went wrong with those of `done` that failed"""
+        self._console, self._live = console, live
+        self.course = Course(plan, done, failures or {})
         name = max(12, min(44, console.width - _BESIDE_NAMES))
-        self._progress = Progress(
+        self._progress = _ProgressWithMap(
             # What is too long for the line is the name, never the counts.
             TextColumn("{task.description}", table_column=Column(max_width=name, no_wrap=True)),
             *([BarColumn(bar_width=12)] if console.width >= _WITH_BARS else []),
@@ -101,26 +97,30 @@ class RunDisplay:
             auto_refresh=False,
             transient=True,
         )
+        self._progress.course = self.course
         self._run_task = self._progress.add_task(
-            "run", total=len(plan.units), completed=self._num_done, unit_of="units", left=""
+            "run", total=len(plan.units), completed=self.course.num_done, unit_of="units", left=""
         )
         self._unit_tasks: dict[str, TaskID] = {}
+        self._steps: dict[str, int] = {}
 
     def __enter__(self) -> RunDisplay:
         if self._console.is_terminal:
             self._progress.start()
+        self._boundary()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._console.is_terminal:
             self._progress.stop()
+        self._write_page(going=False)
 
     def started(self, spec: UnitSpec, slot: str) -> None:
-        self._started[spec.unit] = time.monotonic()
+        self.course.started(spec)
         self._unit_tasks[spec.unit] = self._progress.add_task(
             f"{slot}: {spec.unit}", total=spec.num_steps, unit_of="steps", left=""
         )
-        self._refresh()
+        self._boundary()
 
     def stopping(self) -> None:
         """No unit is begun any more."""
@@ -129,75 +129,55 @@ class RunDisplay:
 
     def again(self, spec: UnitSpec, why: str) -> None:
         """The unit that was started, or was done, is run once more."""
-        if spec.unit in self._started:
-            del self._started[spec.unit]
+        if self.course.is_running(spec.unit):
             self._progress.remove_task(self._unit_tasks.pop(spec.unit))
-        if spec.unit not in self._steps_left:
-            self._steps_left[spec.unit] = spec.num_steps
-            self._num_done -= 1
+        self.course.again(spec)
         self._console.print(f"  again: {spec.unit}: {why}", style="yellow", markup=False)
-        self._refresh()
+        self._boundary()
 
     def progressed(self, steps: dict[str, int]) -> None:
+        self._steps = steps
         for unit, count in steps.items():
             self._progress.update(self._unit_tasks[unit], completed=count)
-        left = self._seconds_left(steps)
+        left = self.course.seconds_left(steps)
         if left is not None:
             self._progress.update(self._run_task, left=f"about {duration(left)} left")
         self._refresh()
 
     def finished(self, spec: UnitSpec, summary: UnitSummary, outcomes: list[Record]) -> None:
-        seconds = time.monotonic() - self._started.pop(spec.unit)
-        steps = self._steps_left.pop(spec.unit)
-        if summary.status == "ok":  # what failed at once says nothing of the pace of others
-            self._steps_done[self._kinds[spec.unit]] += steps
-            self._seconds[self._kinds[spec.unit]] += seconds
-            if spec.unit in self._contests:
-                self._contest_seconds.append(seconds)
-        self._num_done += 1
+        told = {*self.course.failures.values(), *self.course.warnings}
+        seconds = self.course.finished(spec, summary, outcomes)
+        done = self.course.num_done
         self._progress.remove_task(self._unit_tasks.pop(spec.unit))
-        self._progress.update(self._run_task, completed=self._num_done)
+        self._progress.update(self._run_task, completed=done)
         statuses = sorted({record.status for record in outcomes} or {summary.status})
         self._console.print(
-            f"[{self._num_done}/{len(self._plan.units)}] {spec.unit}  {seconds:.1f} s  "
+            f"[{done}/{len(self.course.states)}] {spec.unit}  {seconds:.1f} s  "
             f"{', '.join(statuses)}",
             markup=False,
         )
-        for text in dict.fromkeys(
-            text
-            for text in (
-                summary.error,
-                *(text for record in outcomes for text in (record.error, *record.warnings)),
-            )
-            if text
-        ):
-            if text not in self._warned:
-                self._warned.add(text)
+        failure = self.course.failures.get(spec.unit)
+        for text in (*([failure] if failure else ()), *self.course.warnings):
+            if text not in told:
                 line = " ".join(text.split())
                 self._console.print(f"  warning: {line}", style="yellow", markup=False)
+        self._boundary()
+
+    def _boundary(self) -> None:
+        """A unit has begun or ended."""
+        self._write_page(going=True)
         self._refresh()
 
-    def _seconds_left(self, steps: Mapping[str, int]) -> float | None:
-        """None until every kind of work that is still to do has shown its pace, but for contests:
-        one of a new kind counts as long as those that are done took. Of profiles, which are short,
-        nothing is told."""
-        now = time.monotonic()
-        total = 0.0
-        waiting: defaultdict[str, dict[str, int]] = defaultdict(dict)
-        for unit, count in self._steps_left.items():
-            if count:
-                waiting[self._kinds[unit]][unit] = count
-        for kind, units in waiting.items():
-            working = {unit: steps[unit] for unit in units if unit in steps}
-            done = self._steps_done[kind] + sum(working.values())
-            if done:
-                seconds = self._seconds[kind] + sum(now - self._started[unit] for unit in working)
-                total += (sum(units.values()) - sum(working.values())) * seconds / done
-            elif units.keys() <= self._contests and self._contest_seconds:
-                total += len(units) * statistics.mean(self._contest_seconds)
-            else:
-                return None
-        return max(0.0, total)
+    def _write_page(self, *, going: bool) -> None:
+        if self._live is None:
+            return
+        at_work = {u: n for u, n in self._steps.items() if self.course.is_running(u)}
+        try:
+            self._live.write(self.course, self.course.seconds_left(at_work), going=going)
+        except (OSError, ValueError) as error:  # a run of hours does not end for want of a page
+            self._live = None
+            text = f"  warning: the page is no longer written: {error}"
+            self._console.print(text, style="yellow", markup=False)
 
     def _refresh(self) -> None:
         if self._console.is_terminal:
@@ -208,7 +188,7 @@ def watch(run: Run, console: Console) -> None:
     """Shows what other processes do on a run, until every unit of it is done and none measured
     again, or nobody does anything any more."""
     idle = 0
-    with RunDisplay(run.plan, run.done(), console) as shown:
+    with RunDisplay(run.plan, run.done(), console, failures=run.failures()) as shown:
         over = {spec.unit for spec in run.done()}
         under_way: set[str] = set()
         while True:
@@ -272,7 +252,7 @@ def _with_prefix(value: float, base: int, prefixes: str) -> str:
     return f"{value:.{digits}f} {prefixes[place].strip()}"
 
 
-# The settings a reader tells outcomes apart by, with the heads of their columns.
+# The settings that a reader tells most outcomes apart by, with the heads of their columns.
 _SETTINGS = {
     "protocol": "protocol",
     "train_on": "on",
@@ -386,9 +366,11 @@ def _listed(numbers: Iterable[int]) -> str:
 
 
 def _varied(found: Iterable[Case | Record]) -> list[str]:
-    """The settings in which outcomes differ, of those with a column."""
-    outcomes = list(found)
-    return [name for name in _SETTINGS if len({one.settings.get(name) for one in outcomes}) > 1]
+    """The settings in which outcomes differ: those that always have a column, and of the others
+    as many as it takes to tell all rows apart."""
+    settings = [one.settings for one in found]
+    varied = [name for name in _SETTINGS if len({one.get(name) for one in settings}) > 1]
+    return [*varied, *telling(settings, varied, first=("contest", "contender", "task"))]
 
 
 def _table(title: str, varied: Iterable[str], found: Sequence[Case | Record]) -> Table:
@@ -396,7 +378,8 @@ def _table(title: str, varied: Iterable[str], found: Sequence[Case | Record]) ->
     for name in varied:
         number = all(isinstance(one.settings.get(name), int) for one in found)
         # Broken where there is no room: of a number that is cut, nothing is left.
-        table.add_column(_SETTINGS[name], justify="right" if number else "left", overflow="fold")
+        head = _SETTINGS.get(name, name)
+        table.add_column(head, justify="right" if number else "left", overflow="fold")
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 _SHOWN = 2_000
 # Colours and cursor movements of a terminal, all other control characters but the line end, and
@@ -22,6 +23,12 @@ def shortened(text: str) -> str:
     """A text that is too long to be read, without its middle."""
     half = _SHOWN // 2
     return text if len(text) <= _SHOWN else f"{text[:half]} [...] {text[-half:]}"
+
+
+def without_home(text: str) -> str:
+    """With ~ for the home folder, whose name is nobody's business."""
+    home = str(Path.home())
+    return re.sub(rf"(?<![\w./-]){re.escape(home)}(?![\w.-])", "~", text) if home != "/" else text
 
 
 class UserError(Exception):

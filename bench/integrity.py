@@ -18,7 +18,7 @@ def damage(run: Run, spec: UnitSpec) -> str | None:
         profiles = run.profiles_of(spec.unit)
         if summary.status == "ok" and not (rows or profiles):
             return f"{folder / STAGES}: no stage of a unit that is done"
-        if spec.kind == "train":
+        if spec.gives_records:
             told = sorted((one.case_id, one.repeat) for one in run.records_of(spec.unit))
             if told != sorted((case.case_id, case.repeat) for case in spec.cases):
                 return f"{folder / RECORDS}: its records are not those of the unit's cases"

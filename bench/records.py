@@ -127,6 +127,11 @@ class UnitSpec(Row):
     # What is not as it was when the run began, and was to be run all the same.
     forced: tuple[str, ...] = ()
 
+    @property
+    def gives_records(self) -> bool:
+        """One for each of its cases."""
+        return self.kind in ("train", "contest")
+
 
 def kind_of_work(spec: UnitSpec) -> str:
     """The same for units whose steps take about as long."""

@@ -49,11 +49,21 @@ from bench.records import (
     write,
 )
 
+# Where runs are made and looked for, if nothing else is said.
+RUNS = Path("runs")
 _Line = TypeVar("_Line", Record, StageRow, ProfileRow)
 # A unit's name ends with a digest, so none looks like this.
 _ASIDE = re.compile(rf"(?P<unit>.+)(?P<why>{'|'.join(map(re.escape, ASIDE))})\d+")
 # The rows that a unit's summary answers for.
 _ROWS = (RECORDS, STAGES, PROFILE)
+
+
+def find_run(name: str) -> Path:
+    """A run by its path, or by its name under runs/. Raises UserError if there is neither."""
+    for folder in (Path(name), RUNS / name):
+        if folder.exists():
+            return folder
+    raise UserError(f"run must be a run folder, or the name of one under {RUNS}/, got {name!r}")
 
 
 @dataclass(frozen=True)
@@ -124,13 +134,22 @@ class Run:
     def summaries(self) -> list[UnitSummary]:
         return [self.summary(spec.unit) for spec in self.done()]
 
+    def failures(self) -> dict[str, str]:
+        """Of units that failed, or of which an outcome did, what went wrong."""
+        found: dict[str, dict[str, None]] = {}
+        told: list[UnitSummary | Record] = [*self.summaries(), *self.records()]
+        for one in told:
+            if one.status != "ok":
+                found.setdefault(one.unit, {})[one.error or one.status] = None
+        return {unit: "; ".join(texts) for unit, texts in found.items()}
+
     def missing(self) -> list[Case]:
         """The cases that have no record yet."""
         there = {(record.case_id, record.repeat) for record in self.records()}
         return [
             case
             for spec in self.plan.units
-            if spec.kind in ("train", "contest")
+            if spec.gives_records
             for case in spec.cases
             if (case.case_id, case.repeat) not in there
         ]
@@ -224,7 +243,7 @@ def record_failure(unfinished: Path, spec: UnitSpec, status: Status, error: str)
         for case in spec.cases
         if case.case_id not in there
     ]
-    if spec.kind == "train":
+    if spec.gives_records:
         append(path, failures)
 
 

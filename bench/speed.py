@@ -297,8 +297,8 @@ def _name(contest: str, record: Record) -> str:
     """Who did it, and by which levers."""
     contender = str(record.settings["contender"])
     levers = [
-        f"{name} = {_shown(record.settings[name])}"
+        f"{name} = {_shown(record.settings.get(name, default))}"
         for name, default in _LEVERS[contest].items()
-        if record.settings[name] != default
+        if record.settings.get(name, default) != default
     ]
     return ", ".join([contender, *levers])

@@ -165,6 +165,22 @@ def t_quantile(confidence: float, n: int) -> float:
     return float(special.stdtrit(n - 1, (1 + confidence) / 2))
 
 
+def pairs_for(spread: float, half_width: float) -> int:
+    """The least n, from MIN_EXECUTIONS on, with t(0.95, n - 1) spread / sqrt(n) <= half_width.
+
+    spread: standard deviation of a replicate; both in the unit of `Effect.distance`
+    Raises ValueError if the half-width is not above 0.
+    """
+    if not half_width > 0:
+        raise ValueError(f"half_width must be above 0, got {half_width}")
+    # A t quantile is above the normal one, so fewer than with the latter are never enough.
+    normal = float(special.ndtri((1 + CONFIDENCE) / 2))
+    n = max(MIN_EXECUTIONS, math.floor((normal * spread / half_width) ** 2))
+    while t_quantile(CONFIDENCE, n) * spread > half_width * math.sqrt(n):
+        n += 1
+    return n
+
+
 def t_test_p(effect: Effect) -> float | None:
     """Two-sided p of no effect by the paired t (Student 1908); None without an interval.
 
@@ -228,6 +244,14 @@ def over_replicates(values: Sequence[float]) -> Effect:
     if effect.n >= MIN_EXECUTIONS:
         return effect
     return replace(effect, low=None, high=None, p=None, standard_error=None)
+
+
+def geometric_mean(values: Sequence[float]) -> Effect:
+    """As `over_replicates`, in logarithms: of what is above 0, so is the whole interval.
+
+    Raises ValueError if a value is not above 0.
+    """
+    return over_replicates([math.log(value) for value in values]).as_ratio()
 
 
 def _over_executions(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dipddpm.config import (
     Context,
@@ -39,15 +39,23 @@ class Denoiser(Protocol):
     def __call__(self, x: Tensor, timestep: int, /) -> tuple[Tensor, Tensor]: ...
 
 
+# Of the samples so many are followed on their way, and seen so often.
+_PATH_SAMPLES, _PATH_STEPS = 2, 6
+
+
 @dataclass(frozen=True)
 class Samples:
     """images: (N, 3, H, W) float32 in [-1, 1], on the CPU
 
     samples_per_batch: how many were made at once; None: it was not counted
+    path: (K, P, 3, H, W) float32, the first P samples on their way: x_t at `path_timesteps`, (K,)
+        int64, of which the first is where they start; None: it was not kept
     """
 
     images: Tensor
     samples_per_batch: int | None = None
+    path: Tensor | None = None
+    path_timesteps: Tensor | None = None
 
 
 def sample(
@@ -70,7 +78,9 @@ def sample(
     in_channels = 3 if condition is None else 6
     model = load_unet(unet, image_size, trained.ema_weights, in_channels=in_channels)
     dtype = dtype_of(levers, device)
-    model = model.to(device, dtype).eval().requires_grad_(False)
+    # As a plain module: diffusers' own `to` warns of a dtype, whatever the net.
+    nn.Module.to(model, device, dtype)
+    model.eval().requires_grad_(False)
     arrange(model, levers)
     abar = alphas_cumprod(schedule)
     # A timestep made of a number at each step would be copied, and waited for.
@@ -91,11 +101,18 @@ def sample(
     given = None if condition is None else condition.pixels[: sampling.num_samples].to(device)
     timesteps = spaced_timesteps(point.t0, sampling.num_inference_steps, sampling.timestep_spacing)
     generator = torch.Generator(device).manual_seed(derive_seed(context.seed, "ancestral"))
+    shown = _spread_out(timesteps, _PATH_STEPS)
+    # By the first sample of a batch: one that memory did not hold is made anew.
+    paths: dict[int, list[Tensor]] = {}
 
     def batch(first: int, last: int) -> Tensor:
         beside = None if given is None else given[first:last]
+        path = paths[first] = []
+        followed = max(0, _PATH_SAMPLES - first)
 
         def denoiser(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
+            if followed and t in shown:
+                path.append(x[:followed].clone())
             net_input = conditioned(x, beside).to(dtype, memory_format=layout)
             prediction = run(net_input, on_device[t]).float()
             return x_0_and_eps(prediction, x, abar[t], schedule.prediction_type)
@@ -112,8 +129,21 @@ def sample(
     with in_force(levers), torch.inference_mode():
         parts = _in_batches(batch, sampling.num_samples, sampling.samples_per_batch)
         images = torch.cat(parts)
+        path = torch.cat([torch.stack(one) for _, one in sorted(paths.items()) if one], dim=1)
     # Out of inference mode, so that the result is a tensor like any other.
-    return Samples(images.float().cpu().clone(), samples_per_batch=len(parts[0]))
+    return Samples(
+        images.float().cpu().clone(),
+        samples_per_batch=len(parts[0]),
+        path=path.float().cpu().clone(),
+        path_timesteps=torch.tensor(shown),
+    )
+
+
+def _spread_out(timesteps: Sequence[int], count: int) -> list[int]:
+    """So many of them from the first to the last, or all."""
+    last = len(timesteps) - 1
+    places = {round(i * last / (count - 1)) for i in range(count)}
+    return [timesteps[place] for place in sorted(places)]
 
 
 def _in_batches(

@@ -93,9 +93,6 @@ def train_ddpm(
     share = Share(context.processes)
     if share.count > 1 and training.cuda_graph:
         raise ValueError(f"cuda_graph must be false with {share.count} processes")
-    noise_scheduler = build_noise_scheduler(schedule)
-    # add_noise would copy its table to the device at every step.
-    abar = noise_scheduler.alphas_cumprod = noise_scheduler.alphas_cumprod.to(device)
     in_channels = 3 if condition is None else 6
     if resume_from is None:
         model = build_unet(unet, image_size, context.seed, in_channels=in_channels)
@@ -109,35 +106,66 @@ def train_ddpm(
     )  # fmt: skip
     num_steps = learner.first_step + len(batches)
 
-    generator = torch.Generator(device)
+    forward = _ForwardProcess(schedule, context.seed, device, share, flips=loading.flip == "device")
     losses = []
     with in_force(training.levers):
         watched = zip(context.watch(batches), batches.sizes(), strict=False)  # it may end early
         for step, (batch, size) in enumerate(watched, learner.first_step):
-            generator.manual_seed(derive_seed(context.seed, "training step", step))
-            if device.type == "cuda":
-                batch = batch.pin_memory()  # from pageable memory the host would wait for the copy
-            batch = batch.to(device, non_blocking=True)
-            if loading.flip == "device":
-                flip = torch.rand(size, 1, 1, 1, generator=generator, device=device) < 0.5
-                batch = torch.where(share.of(flip), batch.flip(-1), batch)
-            clean, given = batch[:, :3], None if condition is None else batch[:, 3:]
-            noise = torch.randn((size, *clean.shape[1:]), generator=generator, device=device)
-            # One u serves every T: t = floor(u T). float64, so that u T stays below T.
-            u = torch.rand(size, generator=generator, device=device, dtype=torch.float64)
-            noise, u = share.of(noise), share.of(u)
-            timesteps = (u * schedule.num_train_timesteps).long()
-            # diffusers asks for an IntTensor and indexes with it, for which torch wants int64.
-            noisy = noise_scheduler.add_noise(clean, noise, timesteps)  # type: ignore[arg-type]
-            abar_t = abar[timesteps].view(-1, 1, 1, 1)
-            target = training_target(schedule.prediction_type, clean, noise, abar_t)
+            noisy, timesteps, target = forward(step, batch, size)
             learner.prepare(step, num_steps, size)
-            losses.append(learner.step(conditioned(noisy, given), timesteps, target))
+            losses.append(learner.step(noisy, timesteps, target))
 
     net = learner.trained_net(epochs, losses)
     # What waits for other processes ends here: left to the interpreter's end it may abort.
     learner.joined = learner.model
     return net
+
+
+class _ForwardProcess:
+    """What the net is asked of a batch. All is drawn from one generator on the device, by every
+    process for the whole batch, of which it takes its share."""
+
+    def __init__(
+        self,
+        schedule: NoiseScheduleConfig,
+        seed: int,
+        device: torch.device,
+        share: Share,
+        *,
+        flips: bool,
+    ) -> None:
+        self.schedule, self.seed, self.device, self.share = schedule, seed, device, share
+        self.flips = flips
+        self.noise_scheduler = build_noise_scheduler(schedule)
+        # add_noise would copy its table to the device at every step.
+        self.abar = self.noise_scheduler.alphas_cumprod.to(device)
+        self.noise_scheduler.alphas_cumprod = self.abar
+        self.generator = torch.Generator(device)
+
+    def __call__(self, step: int, batch: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The net's input, its timesteps and the target of its output.
+
+        batch: (n, 3 or 6, H, W), its share of `size` images, their condition beside them
+        """
+        generator, device, share = self.generator, self.device, self.share
+        generator.manual_seed(derive_seed(self.seed, "training step", step))
+        if device.type == "cuda":
+            batch = batch.pin_memory()  # from pageable memory the host would wait for the copy
+        batch = batch.to(device, non_blocking=True)
+        if self.flips:
+            flip = torch.rand(size, 1, 1, 1, generator=generator, device=device) < 0.5
+            batch = torch.where(share.of(flip), batch.flip(-1), batch)
+        clean, condition = batch[:, :3], batch[:, 3:]
+        noise = torch.randn((size, *clean.shape[1:]), generator=generator, device=device)
+        # One u serves every T: t = floor(u T). float64, so that u T stays below T.
+        u = torch.rand(size, generator=generator, device=device, dtype=torch.float64)
+        noise, u = share.of(noise), share.of(u)
+        timesteps = (u * self.schedule.num_train_timesteps).long()
+        # diffusers asks for an IntTensor and indexes with it, for which torch wants int64.
+        noisy = self.noise_scheduler.add_noise(clean, noise, timesteps)  # type: ignore[arg-type]
+        abar_t = self.abar[timesteps].view(-1, 1, 1, 1)
+        target = training_target(self.schedule.prediction_type, clean, noise, abar_t)
+        return conditioned(noisy, condition if condition.shape[1] else None), timesteps, target
 
 
 class _Learner:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import math
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
+# Of an interval; whoever wants a narrower one waits for ever.
+_LEAST_WIDTH = 0.001
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
@@ -40,6 +46,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("run", metavar="RUN", help="a path, or a name under runs/")
     one.set_defaults(command=build)
+    text = "write comparison.html: the same cases in two runs or more, side by side"
+    several = commands.add_parser(
+        "compare",
+        help=text,
+        description=text,
+        epilog="example: python -m reports compare runs/before runs/after",
+    )
+    several.add_argument("first", metavar="RUN", help="a path, or a name under runs/")
+    several.add_argument("others", metavar="RUN", nargs="+", help="to hold against the first")
+    several.add_argument("--across", action="store_true", help="although their devices, images or "
+                         "protocols differ")  # fmt: skip
+    several.add_argument("--out", metavar="FOLDER", help="for comparison.html and comparison.csv; "
+                         "the last run's if not given")  # fmt: skip
+    several.set_defaults(command=build_comparison)
+    text = "tell how many pairs an interval would take, at which setting, and what they would cost"
+    plan = commands.add_parser(
+        "plan",
+        help=text,
+        description=text,
+        epilog="example: python -m reports plan runs/first --within 1",
+    )
+    plan.add_argument("run", metavar="RUN", help="whose spread it goes by")
+    plan.add_argument("--within", type=_width, default=2.0, metavar="PERCENT", help="half of "
+                      "the 95 %% interval of times and losses (default: %(default)g)")  # fmt: skip
+    plan.add_argument("--within-db", type=_width, default=0.3, metavar="DB", help="of PSNRs "
+                      "(default: %(default)g)")  # fmt: skip
+    plan.set_defaults(command=show_plan)
     text = "write index.html into a folder of runs: all of them, by suite, with their trend"
     index = commands.add_parser(
         "index", help=text, description=text, epilog="example: python -m reports index runs"
@@ -66,6 +99,70 @@ def build(options: argparse.Namespace) -> int:
 
     page.write(run.folder, page.build(run))
     print(run.folder / "report.html")
+    return 0
+
+
+def _width(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not _LEAST_WIDTH <= value < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"must be at least {_LEAST_WIDTH} and finite, got {text!r}"
+        )
+    return value
+
+
+def show_plan(options: argparse.Namespace) -> int:
+    """A row a claim."""
+    from reports import load
+
+    run = load.load_run(load.find_run(options.run))
+    import rich.table
+
+    from bench.terminal import console
+    from reports.blocks import Table
+    from reports.claims import judged_claims
+    from reports.context import Report
+    from reports.planning import Wanted
+    from reports.sections.planning import planning
+
+    report = Report(run)
+    wanted = Wanted(options.within / 100, options.within_db)
+    section = planning(report, judged_claims(report), wanted)
+    screen = console()
+    screen.print(section.finding, markup=False)
+    for block in section.blocks:
+        assert isinstance(block, Table)
+        shown = rich.table.Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        for name in block.columns:
+            shown.add_column(name, overflow="fold")
+        for row in block.rows:
+            shown.add_row(*(cell.text for cell in row))
+        screen.print(shown)
+    return 0
+
+
+def build_comparison(options: argparse.Namespace) -> int:
+    """Prints the path of the page as the last line."""
+    from reports import load
+
+    folders = [load.find_run(name) for name in (options.first, *options.others)]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UserError(f"RUN must be different runs, got {', '.join(map(str, folders))}")
+    out = folders[-1] if options.out is None else Path(options.out)
+    if not out.is_dir():
+        raise UserError(f"--out must be a folder, got {options.out!r}")
+    from reports import comparison, page
+
+    runs = [load.load_run(folder) for folder in folders]
+    if not options.across:
+        comparison.check(runs)
+    flags = ["--across"] if options.across else []
+    command = shlex.join(["python", "-m", "reports", "compare", *map(str, folders), *flags])
+    page.write(out, comparison.build(runs, load.without_home(command)))
+    print(out / "comparison.html")
     return 0
 
 

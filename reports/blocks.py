@@ -14,11 +14,15 @@ Value = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Cell:
-    """What is shown, what the column is sorted by, and a page beside this one that it leads to."""
+    """What is shown, what the column is sorted by, and a page beside this one that it leads to.
+
+    svg: stands before the text
+    """
 
     text: str
     value: Value
     href: str = ""
+    svg: Markup | None = None
 
     @property
     def numeric(self) -> bool:

@@ -42,8 +42,8 @@ from reports.publication import (
     published_pairs,
     published_rows,
 )
-from reports.sections.restoration import OF_DEGRADED, best_pairs, compared, ways, whole
 from reports.tables import Outcome
+from reports.ways import OF_DEGRADED, best_pairs, compared, ways, whole
 from reports.words import effect_words
 
 PROTOCOLS = ("paper", "corrected")
@@ -71,6 +71,7 @@ class Measured:
     contrast: what was held against what
     claimed: the word of `quantity` that the claim stands for
     outcomes: that it rests on
+    groups: of the two that each pair is made of, where pairs are of outcomes
     seeds: see `bench.verdicts.judge`
     """
 
@@ -81,6 +82,7 @@ class Measured:
     outcomes: Sequence[Outcome]
     controls: Sequence[Effect | None] = ()
     seeds: int | None = None
+    groups: Sequence[Group] = ()
 
     @cached_property
     def effect(self) -> Effect | None:
@@ -96,16 +98,22 @@ Test = Callable[[Report], Measured | None]
 
 @dataclass(frozen=True)
 class Claim:
-    """text: as the publication means it; published: what it had, in words
+    """text: as the publication means it; published: what it had, or in words that it had nothing
 
     tests: by protocol; needs: the suite that measures it, by protocol, of which `-cpu` is the twin
     """
 
     number: int
     text: str
-    published: str
+    published: Effect | str
     tests: Mapping[str, Test]
     needs: Mapping[str, str]
+
+    @property
+    def published_words(self) -> str:
+        if isinstance(self.published, str):
+            return self.published
+        return effect_words(self.published, "" if self.published.is_ratio else "dB")
 
 
 @dataclass(frozen=True)
@@ -193,7 +201,7 @@ def _compared(
         return None
     return Measured(
         quantity, contrast, claimed, values(groups, quantity), _all_of(groups),
-        report.controls(quantity),
+        report.controls(quantity), groups=groups,
     )  # fmt: skip
 
 
@@ -337,8 +345,8 @@ def _priors_share(report: Report) -> Measured | None:
 
 def _differences(
     base: Callable[[PublishedRow], bool], other: Callable[[PublishedRow], bool], *names: str
-) -> str:
-    """Of published PSNRs that differ in what `names` leave out, in words."""
+) -> Effect:
+    """Of published PSNRs that differ in what `names` leave out; single runs, so no interval."""
 
     def key(row: PublishedRow) -> tuple[object, ...]:
         return tuple(getattr(row, name) for name in names)
@@ -349,7 +357,8 @@ def _differences(
         for row in published_rows()
         if other(row) and key(row) in first
     ]
-    return effect_words(dataclasses.replace(effect_of(pairs), low=None, high=None), "dB")
+    effect = effect_of(pairs)
+    return dataclasses.replace(effect, low=None, high=None, p=None, standard_error=None)
 
 
 def _published_claims() -> list[Claim]:
@@ -379,7 +388,7 @@ def _published_claims() -> list[Claim]:
             both(_epochs), runs,
         ),
         Claim(
-            2, "With DIP a DDPM trains in less time at equal settings.", effect_words(theirs),
+            2, "With DIP a DDPM trains in less time at equal settings.", theirs,
             {name: _dip_time(as_published=name == "paper") for name in PROTOCOLS}, runs,
         ),
         Claim(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from bench.apart import telling
 from bench.stats import Effect, Pair, Quad, TwoByTwo, two_by_two
 from bench.verdicts import PSNR_MARGIN, Verdict, far_end
 from reports.load import Artifacts, Loaded
@@ -22,7 +23,14 @@ from reports.pairs import (
     run_cell,
     values,
 )
-from reports.tables import LOADING_SETTINGS, Ledger, Outcome, outcomes
+from reports.tables import (
+    LOADING_SETTINGS,
+    MAIN_SETTINGS,
+    OUTCOME_SETTINGS,
+    Ledger,
+    Outcome,
+    outcomes,
+)
 from reports.words import listed, schedule
 
 # What every noise schedule reaches, in words.
@@ -295,7 +303,20 @@ class Report:
             return None
         arms = max(self.cells, key=lambda arms: (len(arms), *_size(_any_of(arms))))
         first = _any_of(arms)
-        return Reference(f"{cell_words(first)}, {epochs_of([first])}", facet_key(first), arms)
+        words = f"{self.setting_words(first)}, {epochs_of([first])}"
+        return Reference(words, facet_key(first), arms)
+
+    def setting_words(self, outcome: Outcome) -> str:
+        """64 images, 1000 linear; with what else tells it from other settings of the run."""
+        more = [f"{name} = {outcome.settings.get(name)}" for name in self._telling]
+        return ", ".join([cell_words(outcome), *more])
+
+    @cached_property
+    def _telling(self) -> list[str]:
+        apart = {"train_on", *LOADING_SETTINGS, *OUTCOME_SETTINGS}
+        settings = [one.settings for one in self.generated]
+        shown = ("num_images", "num_train_timesteps", "beta_schedule")
+        return telling(settings, shown, apart, first=MAIN_SETTINGS)
 
 
 def square_sides(kept: str) -> list[Side]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from bench.stats import Effect, Pair, over_replicates
+from bench.stats import Effect, Pair, geometric_mean, over_replicates
 from bench.verdicts import Verdict
 from reports.blocks import Cell, Table, raw_table
 from reports.context import Report
@@ -73,13 +73,19 @@ def verdict_cells(verdict: Verdict, quantity: Quantity) -> list[Cell]:
 
 
 def mean_by_seed(found: Iterable[Outcome], quantity: Quantity) -> Effect | None:
-    """Over seeds, of each the first outcome that has the quantity; None if none has it."""
+    """Over seeds, of each the first outcome that has the quantity; None if none has it.
+
+    The geometric mean of what is compared as a ratio, unless a value is 0.
+    """
     values: dict[int, float] = {}
     for outcome in found:
         value = quantity.of(outcome)
         if value is not None:
             values.setdefault(outcome.record.seed, value)
-    return over_replicates(list(values.values())) if values else None
+    if not values:
+        return None
+    is_ratio = quantity.unit is None and min(values.values()) > 0
+    return (geometric_mean if is_ratio else over_replicates)(list(values.values()))
 
 
 def mean_of(group: Group, quantity: Quantity) -> Effect | None:

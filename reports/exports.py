@@ -1,58 +1,27 @@
-"""A run for others to read: tables for pandas, verdicts for programs, a text for a pull request."""
+"""A run for others to read: verdicts for programs, a text for a pull request."""
 
 from __future__ import annotations
 
-import itertools
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
-
-from bench.records import StageRow
+from bench.speed import BASELINES, Entry, entries
 from bench.stats import Effect
 from reports.blocks import Section
 from reports.claims import Judged
 from reports.load import Loaded, plain_text, without_home
 
-# Of a stage; what a step has is in a table of its own.
-_STAGE_COLUMNS = [
-    name for name in StageRow.model_fields
-    if name not in ("schema_version", "parents", "step_seconds", "data_wait_seconds", "chosen")
-]  # fmt: skip
-_STEP_COLUMNS = ["unit", "key", "function", "step", "seconds", "data_wait_seconds"]
+# Within a word an underscore is one.
+_SPECIAL = re.compile(r"[\\`*\[\]<>|#]|(?<!\w)_|_(?!\w)")
 # Sections whose finding stands in the text for a pull request.
 _TOLD = ("answer", "verdicts", "loss", "restoration", "speed", "time-to-quality")
 
 
-def stages(run: Loaded) -> pd.DataFrame:
-    """One row a call of a stage, in the order of the units; unknown is null."""
-    rows = [
-        {
-            **{name: getattr(row, name) for name in _STAGE_COLUMNS},
-            "parents": " ".join(row.parents),
-            "num_steps": len(row.step_seconds),
-            "chosen": json.dumps(row.chosen, sort_keys=True) if row.chosen else None,
-        }
-        for row in run.rows
-    ]
-    return pd.DataFrame(rows, columns=[*_STAGE_COLUMNS, "parents", "num_steps", "chosen"])
-
-
-def steps(run: Loaded) -> pd.DataFrame:
-    """One row a step of a loop, with the part of it spent waiting for its item."""
-    rows = [
-        (row.unit, row.key, row.function, step, seconds, waited)
-        for row in run.rows
-        for step, (seconds, waited) in enumerate(
-            itertools.zip_longest(row.step_seconds, row.data_wait_seconds)
-        )
-    ]
-    return pd.DataFrame(rows, columns=_STEP_COLUMNS)
-
-
 def summary(run: Loaded, found: Sequence[Judged]) -> str:
-    """JSON: the run, and each claim under each protocol with its effect and word."""
+    """JSON: the run, each claim under each protocol with its effect and word, and each contender
+    of each contest with its pace beside what a user would pick instead."""
     environment = run.environment
     content = {
         "suite": plain_text(run.plan.suite),
@@ -66,7 +35,7 @@ def summary(run: Loaded, found: Sequence[Judged]) -> str:
             {
                 "claim": one.claim.number,
                 "text": one.claim.text,
-                "published": one.claim.published,
+                "published": one.claim.published_words,
                 "protocol": one.protocol,
                 "scope": None if one.measured is None else "replay" if one.replay else "analogue",
                 "verdict": one.word,
@@ -76,8 +45,26 @@ def summary(run: Loaded, found: Sequence[Judged]) -> str:
             }
             for one in found
         ],
+        "contests": [_contest(one) for one in entries(run.contests)],
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _contest(entry: Entry) -> dict[str, Any]:
+    return {
+        "contest": entry.contest,
+        "work": plain_text(entry.work),
+        "contender": plain_text(entry.name),
+        "seconds": entry.seconds,
+        "rounds": len(entry.records),
+        "failed": entry.failed,
+        "baseline": BASELINES[entry.contest],
+        "pace": _effect(entry.ratio),
+        "pace_beside_no_lever": _effect(entry.to_plain),
+        "quality": entry.quality,
+        "equal_quality": entry.gate.passed,
+        "gain": entry.is_gain,
+    }
 
 
 def _effect(effect: Effect | None) -> dict[str, Any] | None:
@@ -124,8 +111,11 @@ def markdown(run: Loaded, sections: Sequence[Section], found: Sequence[Judged]) 
 
 
 def _cell(text: str) -> str:
-    """In one line, with nothing that Markdown or HTML would take for its own."""
+    """In one line, with nothing that Markdown or HTML would take for its own but `code`."""
     words = " ".join(plain_text(text).split())
-    for letter in "\\`*_[]<>|#":
-        words = words.replace(letter, f"\\{letter}")
-    return words
+    parts = re.split(r"(`[^`]+`)", words)
+    return "".join(
+        # Code is literal, but in a table a bar ends its cell all the same.
+        part.replace("|", "\\|") if place % 2 else _SPECIAL.sub(r"\\\g<0>", part)
+        for place, part in enumerate(parts)
+    )

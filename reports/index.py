@@ -13,7 +13,7 @@ from bench.records import PLAN
 from reports import page
 from reports.blocks import Block, Cell, Listing, Section, Table
 from reports.context import Report
-from reports.load import load_run, without_home
+from reports.load import NoRecordError, load_run, without_home
 from reports.sections import run as about_run
 from reports.words import plural, seconds, times
 
@@ -42,11 +42,14 @@ def build(folder: Path) -> bytes:
     """Runs that cannot be read are listed with what is wrong with them."""
     found: dict[str, list[_Listed]] = {}
     unreadable: list[str] = []
+    waiting: list[str] = []
     for plan in sorted(folder.glob(f"*/{PLAN}")):
         try:
             one = _listed(plan.parent)
+        except NoRecordError as error:
+            waiting.append(without_home(str(error)))
         except UserError as error:
-            unreadable.append(f"{plan.parent.name}: {error}")
+            unreadable.append(f"{plan.parent.name}: {without_home(str(error))}")
         else:
             found.setdefault(one.report.run.plan.suite, []).append(one)
     count = sum(map(len, found.values()))
@@ -54,6 +57,9 @@ def build(folder: Path) -> bytes:
         _section(place, suite, sorted(runs, key=lambda one: one.place, reverse=True))
         for place, (suite, runs) in enumerate(sorted(found.items()))
     ]
+    if waiting:
+        finding = f"{plural(len(waiting), 'run')} in which nothing is done yet."
+        sections.append(Section("waiting", "Begun", finding, [Listing(waiting)]))
     if unreadable:
         finding = f"{plural(len(unreadable), 'folder')} could not be read."
         sections.append(Section("unreadable", "Unreadable", finding, [Listing(unreadable)]))

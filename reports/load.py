@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +11,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
+from bench import run_folder
 from bench.errors import UserError
 from bench.errors import plain_text as plain_text
+from bench.errors import without_home as without_home
 from bench.noise import Usual, disturbances, is_watched, usual_probes
 from bench.records import (
     ASIDE,
@@ -31,9 +32,12 @@ from bench.records import (
 )
 from bench.run_folder import Run, artifact_file
 
-RUNS = Path("runs")
 LOG_LINES = 20
 _LOG_BYTES = 8_000
+
+
+class NoRecordError(UserError):
+    """Of a run in which nothing is done yet."""
 
 
 @dataclass(frozen=True)
@@ -90,20 +94,22 @@ class Loaded:
 
 
 def find_run(name: str) -> Path:
-    """A run by its path, or by its name under runs/; relative to here if it lies below."""
-    folder = Path(name) if Path(name).exists() else RUNS / name
+    """As `bench.run_folder.find_run`; relative to here if it lies below."""
+    folder = run_folder.find_run(name)
     whole, here = folder.resolve(), Path.cwd()
     return whole.relative_to(here) if whole.is_relative_to(here) else folder
 
 
 def load_run(folder: Path) -> Loaded:
-    """Raises UserError, naming the file, if the folder is no run, a line is broken, or none is "
-    "there."""
+    """Raises UserError, naming the file, if the folder is no run or a line is broken;
+    NoRecordError if none is there."""
     run = Run.open(folder)
     records, profiles = run.records(), run.profiles()
     contests = [record for record in records if is_contest(record)]
     if not records and not profiles:
-        raise UserError(f"{folder}: no record yet; make some with: python -m bench resume {folder}")
+        raise NoRecordError(
+            f"{folder}: no record yet; make some with: python -m bench resume {folder}"
+        )
     return Loaded(
         folder=folder,
         plan=run.plan,
@@ -128,12 +134,6 @@ def _with_plain_settings(record: Record) -> Record:
         for name, value in record.settings.items()
     }
     return record.model_copy(update={"settings": plain})
-
-
-def without_home(text: str) -> str:
-    """With ~ for the home folder, whose name is nobody's business."""
-    home = str(Path.home())
-    return re.sub(rf"(?<![\w./-]){re.escape(home)}(?![\w.-])", "~", text) if home != "/" else text
 
 
 def log_tail(run: Loaded, unit: str) -> str:

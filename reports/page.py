@@ -14,11 +14,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from bench.errors import UserError
-from reports import exports
+from reports import exports, frames
 from reports.blocks import Section
 from reports.claims import Judged, judged_claims
 from reports.context import Report
 from reports.load import Loaded, plain_text
+from reports.profiles import Profiles, read_profiles, speedscope
 from reports.sections import quality
 from reports.sections import run as about_run
 from reports.sections.answer import answer
@@ -31,13 +32,13 @@ from reports.sections.loss import loss
 from reports.sections.machine import machine
 from reports.sections.noise import noise
 from reports.sections.pictures import pictures
+from reports.sections.planning import planning
 from reports.sections.profile import profile
 from reports.sections.published import published
 from reports.sections.restoration import restoration
 from reports.sections.scaling import scaling
 from reports.sections.speed import speed
 from reports.sections.verdicts import verdicts
-from reports.tables import results
 from reports.words import plural
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -46,19 +47,29 @@ TEMPLATES = Path(__file__).parent / "templates"
 def build(run: Loaded) -> dict[str, bytes]:
     """The files of a report by name. The same records give the same bytes of text."""
     report = Report(run)
-    table = results(run, report.found)
-    csv = table.to_csv(index=False, lineterminator="\n")
-    claims = judged_claims(report)
-    sections = _sections(report, claims, csv)
-    return {
+    table = frames.results(run, report.found)
+    claims, profiles = judged_claims(report), read_profiles(run)
+    sections = _sections(report, claims, profiles, to_csv(table))
+    files = {
         "report.html": _html(report, sections).encode(),
         "report.md": exports.markdown(run, sections, claims).encode(),
         "summary.json": exports.summary(run, claims).encode(),
-        "results.csv": csv.encode(),
-        "results.parquet": _parquet(table),
-        "stages.parquet": _parquet(exports.stages(run)),
-        "steps.parquet": _parquet(exports.steps(run)),
+        "stages.parquet": _parquet(frames.stages(run)),
+        "steps.parquet": _parquet(frames.steps(run)),
     }
+    for name, one in (("results", table), ("contests", frames.contests(run))):
+        if len(one):  # a run has outcomes or contests, seldom both
+            files |= {f"{name}.csv": to_csv(one).encode(), f"{name}.parquet": _parquet(one)}
+    if profiles.read:
+        files["profile.speedscope.json"] = speedscope(profiles.read, run.plan.suite).encode()
+    return files
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """With an apostrophe before text that a spreadsheet would take for a formula."""
+    texts = table.select_dtypes(["object", "string"]).columns
+    safe = {name: table[name].str.replace(r"^([=+@\t-])", r"'\1", regex=True) for name in texts}
+    return table.assign(**safe).to_csv(index=False, lineterminator="\n")
 
 
 def _parquet(table: pd.DataFrame) -> bytes:
@@ -85,12 +96,14 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
                 part.unlink()
 
 
-def _sections(report: Report, claims: Sequence[Judged], csv: str) -> list[Section]:
+def _sections(
+    report: Report, claims: Sequence[Judged], profiles: Profiles, csv: str
+) -> list[Section]:
     if not report.run.records:  # of `bench profile`, which measures nothing, or of contests alone
         ends = [about_run.troubles(report), about_run.environment(report)]
         if report.run.contests:
             return [speed(report), noise(report), machine(report), *ends]
-        return [profile(report), *ends]
+        return [profile(report, profiles), *ends]
     shown, scored = pictures(report), quality.quality(report)
     # Noise is judged by looking at it, not by a score of it.
     near_noise = 2 * sum(one.looks_like_noise for one in report.generated) > len(report.generated)
@@ -103,11 +116,12 @@ def _sections(report: Report, claims: Sequence[Judged], csv: str) -> list[Sectio
         loaders(report),
         ledger(report),
         expected(report),
+        planning(report, claims),
         *((shown, scored) if near_noise else (scored, shown)),
         restoration(report),
         scaling(report),
         board(report),
-        profile(report),
+        profile(report, profiles),
         speed(report),
         noise(report),
         machine(report),

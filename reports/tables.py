@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-import pandas as pd
-
 from bench.costs import Costs, peak_of
 from bench.records import Environment, Record, Setting, StageRow
-from reports.load import Loaded, plain_text
+from reports.load import Loaded
 
 TRAIN, SAMPLE, FIT = "train_ddpm", "sample", "fit_priors"
 # Where a stage's seconds are shown. A name that is not here is that of a function of the user's: it
@@ -359,91 +357,3 @@ def _sortable(value: Setting) -> tuple[int, float, str]:
     if isinstance(value, int | float):
         return (0, float(value), "")
     return (1, 0.0, "" if value in _BASELINES else str(value))
-
-
-# The table -------------------------------------------------------------------------------------
-
-
-def results(run: Loaded, found: Sequence[Outcome]) -> pd.DataFrame:
-    """One row an outcome: identity, settings, status, scores, costs; unknown is null."""
-    functions = sorted({charge.function for one in found for charge in one.bill if charge.function})
-    common = {
-        "suite": run.plan.suite,
-        "commit": run.environment.commit,
-        "dirty": run.environment.dirty,
-        "device": run.environment.device,
-        "device_name": run.environment.device_name,
-    }
-    rows = [
-        {
-            **_result(one, functions),
-            **_computed(one, run.environment),
-            "disturbed": "; ".join(run.disturbed.get(one.record.unit, ())) or None,
-            **common,
-        }
-        for one in found
-    ]
-    # Outcomes differ in the scores they have, so the first row alone does not name all columns.
-    names = dict.fromkeys(name for row in rows for name in row)
-    return pd.DataFrame({name: _column([row.get(name) for row in rows]) for name in names})
-
-
-def _column(cells: list[object]) -> pd.Series:
-    """A column of one type, whatever the cells hold: the type does not hang on which are null."""
-    known = [value for value in cells if value is not None]
-    if known and all(isinstance(value, bool) for value in known):
-        return pd.Series(cells, dtype="boolean")
-    if known and all(isinstance(value, int) for value in known):
-        return pd.Series(cells, dtype="Int64")
-    if all(isinstance(value, int | float) for value in known):
-        return pd.Series(cells, dtype="float64")
-    return pd.Series([None if value is None else str(value) for value in cells], dtype="string")
-
-
-def _result(outcome: Outcome, functions: Iterable[str]) -> dict[str, object]:
-    record = outcome.record
-    return {
-        "case_id": record.case_id,
-        "repeat": record.repeat,
-        "seed": record.seed,
-        "unit": record.unit,
-        "status": record.status,
-        "error": None if outcome.failure is None else plain_text(outcome.failure),
-        **{name: _cell(value) for name, value in record.settings.items()},
-        **record.scores,
-        **{f"{group}_seconds": outcome.group_seconds(group) for group in GROUPS},
-        "total_seconds": outcome.total_seconds,
-        "net_seconds": outcome.net_seconds,
-        "start_seconds": outcome.start_seconds,
-        "train_seconds_per_image": outcome.train_seconds_per_image if outcome.ok else None,
-        "data_wait_seconds": outcome.data_wait_seconds,
-        "first_step_seconds": outcome.first_step_seconds,
-        "median_step_seconds": outcome.median_step_seconds,
-        "compile_seconds": outcome.compile_seconds,
-        **{f"chosen_{name}": _cell(value) for name, value in outcome.chosen.items()},
-        "host_peak_bytes": outcome.peak("host_peak_bytes"),
-        "device_peak_allocated_bytes": outcome.peak("device_peak_allocated_bytes"),
-        "device_peak_reserved_bytes": outcome.peak("device_peak_reserved_bytes"),
-        "device_process_bytes": outcome.peak("device_process_bytes"),
-        "cpu_joules": outcome.joules("cpu_joules"),
-        "gpu_joules": outcome.joules("gpu_joules"),
-        **{f"stage_{name}_seconds": _stage_seconds(outcome, name) for name in functions},
-        "warnings": "; ".join(map(plain_text, record.warnings)) or None,
-    }
-
-
-def _computed(outcome: Outcome, machine: Environment) -> dict[str, object]:
-    """Of the stages that compute the most."""
-    names = (FIT, TRAIN, SAMPLE)
-    return {f"{name}_flops": outcome.flops(name) for name in names} | {
-        f"{name}_share_of_peak": outcome.share_of_peak(name, machine) for name in names
-    }
-
-
-def _stage_seconds(outcome: Outcome, function: str) -> float | None:
-    return outcome.seconds(lambda charge: charge.function == function)
-
-
-def _cell(value: Setting) -> str | int | float | bool | None:
-    """A setting that is a tuple as text, so that the column has one type."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else value

@@ -51,19 +51,19 @@ def test_of_contests_the_time_left_goes_by_those_that_are_done(clock: Clock) -> 
     assert len(units) == 6 and len(ours) == len(theirs) == 2
     with display_of(units) as shown:
         shown.started(ours[0], "cpu")
-        assert shown._seconds_left({ours[0].unit: 0}) is None
+        assert shown.course.seconds_left({ours[0].unit: 0}) is None
         clock.now += 10
         shown.finished(ours[0], UnitSummary(unit=ours[0].unit, status="ok"), [])
         # One more of its kind; four of kinds that nobody knows, each as long as a contest took.
-        assert shown._seconds_left({}) == pytest.approx(10 + 4 * 10)
+        assert shown.course.seconds_left({}) == pytest.approx(10 + 4 * 10)
         shown.started(theirs[0], "cpu")
         clock.now += 40
         shown.finished(theirs[0], UnitSummary(unit=theirs[0].unit, status="ok"), [])
-        assert shown._seconds_left({}) == pytest.approx(10 + 40 + 2 * 25)
+        assert shown.course.seconds_left({}) == pytest.approx(10 + 40 + 2 * 25)
         shown.started(ours[1], "cpu")
         clock.now += 5
         half = ours[1].num_steps // 2
         done = (10 + 5) / (ours[0].num_steps + half)
-        assert shown._seconds_left({ours[1].unit: half}) == pytest.approx(
+        assert shown.course.seconds_left({ours[1].unit: half}) == pytest.approx(
             (ours[1].num_steps - half) * done + 40 + 2 * 25
         )

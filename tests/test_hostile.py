@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from markupsafe import Markup
 
-from bench import display, records, runner
+from bench import display, records, runner, terminal
 from bench.__main__ import main as bench
 from bench.errors import UserError
 from bench.records import ProfileRow, Record
@@ -430,7 +430,7 @@ def test_what_a_run_tells_on_its_way_is_text(tmp_path: Path) -> None:
     [spec] = run.plan.units
     stream = io.StringIO()
     # As in a terminal, where colours are its own.
-    console = display.PlainConsole(file=stream, width=400, force_terminal=True, color_system=None)
+    console = terminal.PlainConsole(file=stream, width=400, force_terminal=True, color_system=None)
     with display.RunDisplay(run.plan, [], console) as shown:
         shown.started(spec, "CPU")
         shown.again(spec, HOSTILE)

@@ -100,8 +100,8 @@ def test_the_halves_meet_only_where_they_may() -> None:
         if package == "reports":
             outside = {other for other in wanted if not other.startswith("reports")}
             allowed = {
-                "costs", "errors", "noise", "records", "run_folder", "speed", "stats", "traces",
-                "verdicts",
+                "apart", "costs", "errors", "noise", "records", "run_folder", "speed", "stats",
+                "terminal", "traces", "verdicts",
             }  # fmt: skip
             assert outside <= {f"bench.{module}" for module in allowed}, name
 

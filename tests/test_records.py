@@ -70,6 +70,18 @@ def test_failures_are_recorded_for_cases_without_a_record(tmp_path: Path) -> Non
     assert [record.status for record in found] == ["ok", *["oom"] * (len(spec.cases) - 1)]
 
 
+@pytest.mark.parametrize(("kind", "count"), [("contest", 1), ("profile", 0), ("shared", 0)])
+def test_a_contest_that_fails_has_a_record_and_what_scores_nothing_has_none(
+    tmp_path: Path, kind: str, count: int
+) -> None:
+    [case, *_] = max(toy_units(), key=lambda unit: len(unit.cases)).cases
+    some = toy_units()[-1].model_copy(update={"kind": kind, "cases": (case,)})
+    record_failure(tmp_path, some, "killed", "SIGKILL")
+    path = tmp_path / records.RECORDS
+    found = records.read_lines(path, Record) if path.exists() else []
+    assert [record.status for record in found] == ["killed"] * count
+
+
 def test_a_torn_line_is_a_case_without_a_record(tmp_path: Path) -> None:
     spec = max(toy_units(), key=lambda unit: len(unit.cases))
     path = tmp_path / records.RECORDS

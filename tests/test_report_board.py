@@ -24,8 +24,8 @@ PLAIN: Planted = ({}, 10.0, (0.20, 0.10), (0.30, 0.20))
 DIP: Planted = ({"train_on": "dip"}, 10.0, (0.24, 0.12), (0.28, 0.16))
 FAST: Planted = ({"batch_size": 8}, 4.0, (0.16, 0.08), (0.40, 0.35))
 POOR: Planted = ({"learning_rate": 1e-6}, 4.0, (0.9, 0.8), (0.9, 0.8))
-# Of seeds 0, 1 and 2; the means are what is above.
-SEEDS = (0.98, 1.0, 1.02)
+# Of seeds 0, 1 and 2; the geometric means are what is above.
+SEEDS = (1 / 1.02, 1.0, 1.02)
 
 
 def board_run(path: Path, *planted: Planted) -> Path:
@@ -74,6 +74,7 @@ def test_an_entry_is_what_is_not_as_in_most(tmp_path: Path) -> None:
     [
         ((PLAIN, DIP, FAST, POOR), 0.10, 0.20),  # of 0.08 0.10 | 0.12 0.8; 0.16 0.20 | 0.35 0.8
         ((PLAIN, DIP, FAST), 0.10, 0.20),  # the middle one
+        ((PLAIN, FAST), 0.10, 0.35),  # of two the other one: 0.08 0.10; 0.16 0.35
     ],
 )
 def test_the_target_is_what_the_better_half_reach(
@@ -82,7 +83,7 @@ def test_the_target_is_what_the_better_half_reach(
     found = outcomes(tmp_path, *planted)
     for score, target in ((EPS_LOSS, loss), (KID, kid)):
         one = board_of(found, score)
-        assert one is not None and one.target == pytest.approx(target)
+        assert one is not None and one.target == pytest.approx(target, rel=1e-3)
         assert len(one.reach) == 2
 
 
@@ -93,17 +94,19 @@ def test_seconds_are_those_of_the_first_milestone_that_is_as_good(tmp_path: Path
         effect = found[name].seconds_to(score, target)
         return None if effect is None else effect.mean
 
-    assert seconds_to("as most", EPS_LOSS, 0.12) == pytest.approx(20.0)
-    assert seconds_to("as most", EPS_LOSS, 0.2000001) == pytest.approx(10.0)
-    assert seconds_to("train_on = dip", EPS_LOSS, 0.1200001) == pytest.approx(28.0)  # with priors
+    assert seconds_to("as most", EPS_LOSS, 0.12) == pytest.approx(20.0, rel=1e-3)
+    assert seconds_to("as most", EPS_LOSS, 0.20001) == pytest.approx(10.0)
+    assert seconds_to("train_on = dip", EPS_LOSS, 0.12001) == pytest.approx(
+        28.0, rel=1e-3
+    )  # with priors
     assert seconds_to("batch_size = 8", EPS_LOSS, 0.12) == pytest.approx(8.0)
     assert seconds_to("batch_size = 8", KID, 0.3) is None
     assert seconds_to("learning_rate = 1e-06", EPS_LOSS, 0.12) is None
     effect = found["as most"].seconds_to(EPS_LOSS, 0.12)
     assert effect is not None
     assert effect.n == 3
-    # t(2) of 95 % is 4.303; the standard deviation 20 * 0.02.
-    assert effect.high == pytest.approx(20.0 + 4.3027 * 0.4 / 3**0.5, rel=1e-4)
+    # t(2) of 95 % is 4.303; in logarithms the standard deviation is that of 1.02.
+    assert effect.high == pytest.approx(20.0 * 1.02 ** (4.3027 / 3**0.5), rel=1e-4)
 
 
 def test_compiling_is_part_of_the_seconds(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_compiling_is_part_of_the_seconds(tmp_path: Path) -> None:
     ]
     found = Report(replace(run, rows=tuple(rows))).found
     taken = [one.seconds_to(EPS_LOSS, 1.0) for one in entries_of(found, EPS_LOSS)]
-    assert sorted(one.mean for one in taken if one) == pytest.approx([34.0, 40.0])
+    assert sorted(one.mean for one in taken if one) == pytest.approx([34.0, 40.0], rel=1e-3)
 
 
 def test_the_quickest_stands_first_and_what_never_comes_there_last(tmp_path: Path) -> None:
@@ -149,7 +152,9 @@ def test_a_milestone_at_which_a_seed_failed_is_no_point(tmp_path: Path) -> None:
     ]
     fast = {one.name: one for one in entries_of(failed, EPS_LOSS)}["batch_size = 8"]
     assert fast.milestones.keys() == {5, 10}
-    assert _seeds_cell(fast).text == "3 seeds, 2 failed"
+    assert _seeds_cell(fast, ()).text == "3 seeds, 2 failed"
+    [unit, *_] = {one.record.unit for group in fast.milestones.values() for one in group}
+    assert _seeds_cell(fast, {unit, "another"}).text == "3 seeds, 2 failed, 1 disturbed"
 
 
 def test_a_loss_needs_no_kid_and_noise_has_none(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from bench.costs import peak_of
 from bench.records import Environment, Peak, StageRow
 from bench.run_folder import Run
 from reports.context import Report
+from reports.frames import results
 from reports.load import load_run
-from reports.tables import results
 from tests.test_report_figures import rows_of, section, tables_of, text
 from tests.test_report_tables import toy_run
 

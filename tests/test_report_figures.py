@@ -316,10 +316,10 @@ def test_the_drawn_lines_meet_at_the_break_even(
     (lines, ends, mark, _), (_, (low, high), at_least, _) = drawn
     # 8 + 2.1 n and 4.1 n: both 16.4 s after 4 runs; drawn to 10 runs.
     assert [(line.arm, *line.x, *line.y) for line in lines] == [
-        ("dip", 0.0, 10.0, 8.0, pytest.approx(29.0)),
+        ("dip", 0.0, 10.0, pytest.approx(8.0), pytest.approx(29.0)),
         ("images", 0.0, 10.0, 0.0, pytest.approx(41.0)),
     ]
-    assert ends == [[8.0, pytest.approx(29.0)]] * 2
+    assert ends == [[pytest.approx(8.0), pytest.approx(29.0)]] * 2
     assert mark == ("break-even at 4.00", pytest.approx(4.0))
     assert at_least == ("at least 5", pytest.approx(4.69992, rel=1e-5))
     assert low[-1] < high[-1]

@@ -10,8 +10,8 @@ from bench import records
 from bench.records import MachineState, Probe, UnitSummary
 from bench.run_folder import sha256_of
 from reports.context import Report
+from reports.frames import results
 from reports.load import load_run
-from reports.tables import results
 from tests.test_report_figures import rows_of, section, tables_of, text
 from tests.test_report_tables import toy_run
 

@@ -31,6 +31,7 @@ from reports import page, publication, words
 from reports.figures import pictures, plots, svg
 from reports.figures.plots import ForestRow
 from reports.load import load_run, plain_text, without_home
+from reports.sections.pictures import nearest
 from reports.tables import Outcome
 from tests.test_report_tables import Folder, case, images, record, row, toy_run
 
@@ -421,7 +422,7 @@ def test_the_page_asks_no_host_for_anything(toy_page: str) -> None:
     links = _Links()
     links.feed(toy_page)
     assert links.fetched
-    assert all(source.startswith("data:image/png;base64,") for source in links.fetched)
+    assert all(source.startswith("data:image/webp;base64,") for source in links.fetched)
     # All that is pointed at is in the page itself, once.
     assert {target[1:] for target in links.targets} <= set(links.ids)
     assert all(target.startswith("#") for target in links.targets)
@@ -543,13 +544,21 @@ def test_a_published_setting_is_found_in_the_run(tmp_path: Path) -> None:
 
 def test_a_strip_holds_the_pixels_at_a_whole_zoom() -> None:
     made = pictures.strip("two", np.concatenate([images(1, -1.0), images(1, 2.0)]), 1)
-    data = base64.b64decode(made.uri.removeprefix("data:image/png;base64,"))
+    data = base64.b64decode(made.uri.removeprefix("data:image/webp;base64,"))
     pixels = np.asarray(Image.open(io.BytesIO(data)))
     assert pixels.shape == (17, 8, 4)
     assert (pixels[:8] == [0, 0, 0, 255]).all()
     assert (pixels[8] == 0).all()
     assert (pixels[9:] == 255).all()
     assert (made.width, made.height, made.narrow) == (96, 17 * 12, 64)
+
+
+def test_the_nearest_of_what_was_trained_on_is_found_mirrored_too() -> None:
+    rng = np.random.default_rng(0)
+    trained_on = rng.uniform(-1, 1, (20, 3, 8, 8)).astype(np.float32)
+    wanted = np.stack([trained_on[3], trained_on[7][..., ::-1]])
+    samples = wanted + rng.normal(0, 0.1, wanted.shape).astype(np.float32)
+    assert np.array_equal(nearest(samples, trained_on), wanted)
 
 
 def test_labels_are_spread_and_keep_their_order() -> None:

@@ -24,7 +24,7 @@ from reports.figures.restoration import Restored, pareto
 from reports.load import load_run
 from reports.sections.loaders import waiting
 from reports.sections.loss import _curve, _settings
-from reports.sections.restoration import OF_ALL, OF_DEGRADED, best_pairs, compared, ways
+from reports.ways import OF_ALL, OF_DEGRADED, best_pairs, compared, ways
 from tests.test_report_figures import rows_of, section, text
 from tests.test_report_tables import Folder, Given, arms_run, case, generation, record, row
 

@@ -44,6 +44,7 @@ from reports.context import (
     TOTAL_SECONDS,
     Report,
 )
+from reports.frames import results
 from reports.load import load_run
 from reports.pairs import distinct
 from reports.tables import (
@@ -55,7 +56,6 @@ from reports.tables import (
     Ledger,
     Outcome,
     outcomes,
-    results,
 )
 
 ROOT = Path(__file__).parents[1]

@@ -466,7 +466,7 @@ def test_what_failed_at_once_says_nothing_of_the_pace(run: Run) -> None:
     shown = display.RunDisplay(plan, [], Console(file=io.StringIO()))
     shown.started(spec, "CPU")
     shown.finished(spec, UnitSummary(unit=spec.unit, status="error"), [])
-    assert shown._seconds_left({}) is None
+    assert shown.course.seconds_left({}) is None
 
 
 def test_no_more_is_measured_again_than_the_share_of_the_run(

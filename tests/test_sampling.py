@@ -603,3 +603,36 @@ def test_ddim_samples_on_cuda_are_those_of_the_cpu(net: TrainedNet, tiny_unet: U
     )
     assert cuda.device.type == "cpu"
     assert (cpu - cuda).abs().max() < TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("num_steps", [1, 3, 20])
+@pytest.mark.parametrize("samples_per_batch", [None, 1, 2])
+def test_the_path_is_where_the_first_samples_pass(
+    model: Any,
+    net: TrainedNet,
+    tiny_unet: UNetConfig,
+    num_steps: int,
+    samples_per_batch: int | None,
+) -> None:
+    sampling = SamplingConfig(
+        sampler="ddim", num_samples=3, num_inference_steps=num_steps,
+        samples_per_batch=samples_per_batch,
+    )  # fmt: skip
+    made = sample(net, None, 16, tiny_unet, COSINE, sampling, Context())
+    timesteps = spaced_timesteps(1000, num_steps, sampling.timestep_spacing)
+    assert made.path is not None and made.path_timesteps is not None
+    shown = made.path_timesteps.tolist()
+    assert shown[0] == timesteps[0] and shown[-1] == timesteps[-1]
+    assert shown == sorted(set(shown), reverse=True) and set(shown) <= set(timesteps)
+    assert len(shown) == min(num_steps, 6)
+    assert made.path.shape == (len(shown), 2, 3, 16, 16)
+    # All of the steps, by hand.
+    abar = alphas_cumprod(COSINE)
+    denoiser, x = our_denoiser(model, COSINE), start_noise(3, 16, 0)
+    for place, t in enumerate(timesteps):
+        if t in shown:
+            assert (made.path[shown.index(t)] - x[:2]).abs().max() < TOLERANCE[torch.float32]
+        x_0, eps = denoiser(x, t)
+        following = abar[timesteps[place + 1]] if place + 1 < len(timesteps) else 1.0
+        x = math.sqrt(following) * x_0.clamp(-1, 1) + math.sqrt(1 - following) * eps
+    assert (made.images - x.clamp(-1, 1)).abs().max() < TOLERANCE[torch.float32]

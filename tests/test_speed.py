@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
+import re
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -10,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -42,11 +46,14 @@ from dipddpm.sampling import sample
 from dipddpm.scoring import score_net
 from dipddpm.sources import ImageSource
 from dipddpm.training import TrainedNet, train_ddpm
+from reports import page
+from reports.load import load_run
 from reports.sections.speed import _compiled, _table
 from reports.words import seconds, times
 from tests.test_report_figures import section, text
 from tests.toy import BASE, PRIORS_CONTEST, new_run, run_all, toy_suite
 
+README = Path(__file__).parents[1] / "README.md"
 SEEDS = range(6)
 TOY = f"""{BASE}{PRIORS_CONTEST}[[grid]]
 contest = "priors"
@@ -587,6 +594,48 @@ def test_contests_that_are_missing_and_their_warnings_are_told(
     assert "0 failed outcomes, 1 missing outcome, 1 warning." in said
     # Of those that train, and of no fit.
     assert "lr_warmup_steps = 1 is more than a tenth" in said and "(4 outcomes)" in said
+
+
+def test_a_contest_that_is_missing_is_named_by_what_it_is(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    lost = next(
+        spec for spec in run.plan.units if spec.cases[0].settings["contender"] == "tutorial"
+    )
+    shutil.rmtree(folder / UNITS / lost.unit)
+    said = text(section(folder, "troubles"))
+    assert "contest = train, contender = tutorial" in said
+    assert f"seed = {lost.cases[0].seed}, repeat = 1" in said
+
+
+def test_contests_are_told_to_others_too(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_run(run.folder)
+    files = page.build(loaded)
+    assert "results.csv" not in files
+    table = pd.read_parquet(io.BytesIO(files["contests.parquet"])).set_index("case_id")
+    assert len(table) == len(loaded.contests) == 16
+    for record in loaded.contests:
+        row = table.loc[record.case_id]
+        assert row.contender == record.settings["contender"] and row.status == "ok"
+        assert row.seconds == record.scores["seconds"]
+    told = json.loads(files["summary.json"])["contests"]
+    for one, found in zip(told, entries(loaded.contests), strict=True):
+        assert (one["contest"], one["contender"]) == (found.contest, found.name)
+        assert one["seconds"] == found.seconds and one["gain"] is found.is_gain
+        assert (one["pace"] is None) == (found.ratio is None)
+        if found.ratio is not None:
+            assert one["pace"]["mean"] == found.ratio.mean
+    [line] = [
+        line
+        for line in re.findall(r"`(pd\..*?)` \|$", README.read_text(encoding="utf-8"), re.MULTILINE)
+        if "contests.parquet" in line
+    ]
+    page.write(tmp_path, files)
+    monkeypatch.chdir(tmp_path)
+    contenders = {one.settings["contender"] for one in loaded.contests}
+    assert set(eval(line, {"pd": pd}).index) == contenders
 
 
 def test_the_terminal_tells_it_too(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from bench.stats import (
     fitted_exponent,
     paired_difference,
     paired_ratio,
+    pairs_for,
     sign_flip_p,
     t_test_p,
     two_by_two,
@@ -29,6 +30,17 @@ def pairs_of(values: list[tuple[float, float]]) -> list[Pair]:
     return [
         Pair(base, other, frozenset({f"a{i}", f"b{i}"})) for i, (base, other) in enumerate(values)
     ]
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.001, 0.01, 0.05, 0.3])
+def test_pairs_for_an_interval_are_the_least_that_suffice(spread: float) -> None:
+    def half(n: int) -> float:
+        return float(scipy_stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
+
+    expected = next(n for n in itertools.count(3) if half(n) <= 0.02)
+    assert pairs_for(spread, 0.02) == expected
+    with pytest.raises(ValueError, match="half_width must be above 0, got 0"):
+        pairs_for(spread, 0.0)
 
 
 def test_interval_is_the_closed_form() -> None:

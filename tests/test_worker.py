@@ -735,12 +735,14 @@ def test_the_summary_has_the_settings_that_differ(run: Run) -> None:
     screen = Console(width=120, record=True, file=io.StringIO())
     screen.print(display.summary(run))
     head, *rows = screen.export_text().splitlines()[1:]
-    # One loader and one schedule: neither needs a column.
-    names = ["train_on", "num_images", "epochs", "start_from", "num_inference_steps"]
-    assert head.split()[:6] == ["on", "images", "epochs", "from", "steps", "runs"]
+    # One loader and one schedule: neither needs a column. What starts from noise is told apart by
+    # its task.
+    names = ["train_on", "num_images", "epochs", "start_from", "num_inference_steps", "task"]
+    assert head.split()[:7] == ["on", "images", "epochs", "from", "steps", "task", "runs"]
     assert len(rows) == NUM_CASES
     assert "…" not in "".join((head, *rows))
-    scores = {tuple(row.split()[:5]): row.split()[6:] for row in rows}
+    scores = {tuple(row.split()[:6]): row.split()[7:] for row in rows}
+    assert len(scores) == NUM_CASES
     for record in run.records():
         s = record.settings
         key = tuple(str(s[name]) for name in names)

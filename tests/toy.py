@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from bench import display, runner, suite
+from bench import display, runner, suite, terminal
 from bench.engines import Engine
 from bench.records import Plan, UnitSpec
 from bench.run_folder import Run
@@ -93,7 +93,7 @@ def run_all(
     timeout_seconds: float = math.inf,
     forced: tuple[str, ...] = (),
 ) -> Run:
-    with display.RunDisplay(run.plan, run.done(), display.console()) as shown:
+    with display.RunDisplay(run.plan, run.done(), terminal.console()) as shown:
         # Nothing is measured again: whether the machine is busy is no matter of these tests.
         runner.run_units(
             run, engine, shown, timeout_seconds=timeout_seconds, rerun_share=0.0, forced=forced

@@ -1,4 +1,4 @@
-"""Images from the artifacts of a run, as PNG inside the page, at whole-number zoom."""
+"""Images from the artifacts of a run, as WebP inside the page, at whole-number zoom."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ GAP = 1
 
 @dataclass(frozen=True)
 class Strip:
-    """A PNG of several images. width, narrow: in CSS pixels, whole multiples of its own, on a page
-    and on a phone."""
+    """Several images in one, without loss.
+
+    width, narrow: in CSS pixels, whole multiples of its own, on a page and on a phone
+    """
 
     label: str
     uri: str
@@ -30,10 +32,10 @@ def strip(label: str, images: np.ndarray, columns: int, *, shown_width: int = SH
     """images: (N, 3, H, W) in [-1, 1], row by row in `columns`; values beyond are clipped."""
     sheet = _sheet(images, columns)
     stream = io.BytesIO()
-    Image.fromarray(sheet).save(stream, "PNG", optimize=True)
+    Image.fromarray(sheet).save(stream, "WEBP", lossless=True, quality=100, exact=True)
     own = images.shape[-1]
     zoom, narrow = max(1, shown_width // own), max(1, min(64, shown_width) // own)
-    uri = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    uri = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
     height, width, _ = sheet.shape
     return Strip(label, uri, width * zoom, width * narrow, height * zoom)
 

@@ -26,7 +26,8 @@ from reports.pairs import Quantity
 from reports.sections.ledger import crossing_words
 from reports.sections.loaders import loader_finding
 from reports.sections.published import as_published_finding
-from reports.sections.restoration import dip_finding, ways
+from reports.sections.restoration import dip_finding
+from reports.ways import ways
 from reports.words import judged, percent, plural
 
 

@@ -13,7 +13,6 @@ from reports.context import (
     Arm,
     Report,
     arm_of,
-    cell_words,
     facet_key,
     finite_score,
 )
@@ -124,7 +123,7 @@ def _by_setting(report: Report) -> Table:
     rows = []
     for (_, epochs, arm), group in ordered:
         seeds = len({outcome.record.seed for outcome in group})
-        setting = cell_words(group[0])
+        setting = report.setting_words(group[0])
         rows.append(
             [
                 Cell(setting, setting),
@@ -190,4 +189,4 @@ def _priors(report: Report) -> list[Block]:
 
 
 def _score(name: str) -> Quantity:
-    return Quantity(name, lambda one: finite_score(name, one), of_seeds=True)
+    return Quantity(name, lambda one: finite_score(name, one), unit="", of_seeds=True)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.records import Setting
 from bench.stats import Effect
 from bench.verdicts import MIN_SEEDS
-from reports.blocks import Block, Cell, Figure, Section, Table, raw_table
+from reports.blocks import Block, Cell, Figure, Section, Table, Text, raw_table
 from reports.context import EPS_LOSS, KID, Report
 from reports.effects import mean_cell, mean_of, missing
 from reports.figures import svg
 from reports.figures.board import BoardLine, board_lines
 from reports.pairs import Group, Quantity
-from reports.tables import NEEDED_SETTINGS, OUTCOME_SETTINGS, Outcome
+from reports.tables import NEEDED_SETTINGS, NOISE_AUTOCORRELATION, OUTCOME_SETTINGS, Outcome
 from reports.words import number, plural, seconds
 
 SLUG, TITLE = "time-to-quality", "Time to quality"
@@ -72,7 +72,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Board:
-    """Entries, the quickest first, and the score that the better half of them reach."""
+    """Entries, the quickest first, and the score that the better half of them reach, but two at
+    least: the best alone would be the target of its own winner."""
 
     score: Quantity
     entries: Sequence[Entry]
@@ -90,7 +91,13 @@ def board(report: Report) -> Section:
     if not boards:
         text = missing(report, f"two settings of a training with {MIN_SEEDS} seeds each", SLUG)
         return Section(SLUG, TITLE, text)
-    blocks = [block for place, one in enumerate(boards) for block in _blocks(place, one)]
+    blocks = [
+        block
+        for place, one in enumerate(boards)
+        for block in _blocks(place, one, report.run.disturbed)
+    ]
+    if all(one.score is not KID for one in boards):
+        blocks += map(Text, _noise_words(report.generated))
     return Section(SLUG, TITLE, _finding(boards[0]), blocks)
 
 
@@ -99,7 +106,8 @@ def board_of(outcomes: Iterable[Outcome], score: Quantity) -> Board | None:
     entries = [one for one in entries_of(outcomes, score) if one.best(score)]
     if len(entries) < 2:
         return None
-    target = statistics.median_low(best.mean for one in entries if (best := one.best(score)))
+    bests = sorted(best.mean for one in entries if (best := one.best(score)))
+    target = bests[max(1, (len(bests) - 1) // 2)]
 
     def place(one: Entry) -> tuple[float, float]:
         taken, best = one.seconds_to(score, target), one.best(score)
@@ -129,7 +137,7 @@ def entries_of(outcomes: Iterable[Outcome], score: Quantity) -> list[Entry]:
             seeds.setdefault(one.record.seed, one)
     keys = max(sets.values(), key=len, default=[])
     names = sorted({name for key in keys for name in settings[key]})
-    usual = {name: statistics.mode(repr(settings[key].get(name)) for key in keys) for name in names}
+    usual = {name: _usual([repr(settings[key].get(name)) for key in keys]) for name in names}
     return [
         Entry(
             {
@@ -143,12 +151,31 @@ def entries_of(outcomes: Iterable[Outcome], score: Quantity) -> list[Entry]:
     ]
 
 
-def _blocks(place: int, found: Board) -> list[Block]:
+def _usual(values: Sequence[str]) -> str | None:
+    """What more than half of them are."""
+    [(most, count)] = Counter(values).most_common(1)
+    return most if 2 * count > len(values) else None
+
+
+def _noise_words(found: Iterable[Outcome]) -> list[str]:
+    """That no board of KID is to be had, where samples are the reason."""
+    scored = [one for one in found if KID.of(one) is not None]
+    noise = sum(one.looks_like_noise for one in scored)
+    if not noise:
+        return []
+    return [
+        f"No board of KID: of {plural(len(scored), 'set')} of samples {noise} look like noise "
+        f"(lag-1 autocorrelation below {NOISE_AUTOCORRELATION}), and what is left has no two "
+        "entries."
+    ]
+
+
+def _blocks(place: int, found: Board, disturbed: Container[str]) -> list[Block]:
     score, drawn = found.score, found.entries[:MAX_LINES]
     lines = [BoardLine(one.name, one.arm, one.points(score)) for one in drawn]
     more = len(found.entries) - len(drawn)
     return [
-        _table(found),
+        _table(found, disturbed),
         Figure(
             svg.render(
                 f"board-{place}",
@@ -170,7 +197,7 @@ def _target_words(found: Board) -> str:
     )
 
 
-def _table(found: Board) -> Table:
+def _table(found: Board, disturbed: Container[str]) -> Table:
     score = found.score
     rows = []
     for one in found.entries:
@@ -182,7 +209,7 @@ def _table(found: Board) -> Table:
                 Cell("not reached", None) if taken is None else mean_cell(taken, seconds),
                 mean_cell(one.best(score)),
                 Cell(", ".join(f"{epoch:g}" for epoch in epochs), epochs[-1]),
-                _seeds_cell(one),
+                _seeds_cell(one, disturbed),
             ]
         )
     return Table(
@@ -198,11 +225,16 @@ def _table(found: Board) -> Table:
     )  # fmt: skip
 
 
-def _seeds_cell(one: Entry) -> Cell:
-    """Of all milestones the fewest, and how many of all its outcomes failed."""
+def _seeds_cell(one: Entry, disturbed: Container[str]) -> Cell:
+    """Of all milestones the fewest; how many of all its outcomes failed, and how many of its runs
+    a busy machine disturbed."""
     count = min(len(group) for group in one.milestones.values())
     failed = sum(not outcome.ok for group in one.milestones.values() for outcome in group)
-    return Cell(plural(count, "seed") + (f", {failed} failed" if failed else ""), count)
+    units = {outcome.record.unit for group in one.milestones.values() for outcome in group}
+    busy = sum(unit in disturbed for unit in units)
+    said = {"failed": failed, "disturbed": busy}
+    words = [f"{number} {what}" for what, number in said.items() if number]
+    return Cell(", ".join([plural(count, "seed"), *words]), count)
 
 
 def _finding(found: Board) -> str:

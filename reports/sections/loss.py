@@ -13,7 +13,6 @@ from reports.context import (
     Arm,
     Report,
     arm_of,
-    cell_words,
     facet_key,
     of_one_loading,
 )
@@ -38,7 +37,7 @@ def loss(report: Report) -> Section:
     if reference is None or reference.key not in settings:
         text = missing(report, "held-out loss with a complete bill", "corrected-cpu")
         return Section("loss", title, text)
-    facets = {key: _facet(arms) for key, arms in settings.items()}
+    facets = {key: _facet(report, arms) for key, arms in settings.items()}
     first = facets.pop(reference.key)
     runs = settings[reference.key]
     loaded = "; ".join(map(str, runs))
@@ -118,13 +117,13 @@ def _settings(report: Report) -> dict[str, dict[Arm, _Runs]]:
     }
 
 
-def _facet(arms: dict[Arm, _Runs]) -> Facet:
+def _facet(report: Report, arms: dict[Arm, _Runs]) -> Facet:
     first = next(iter(next(iter(arms.values())).values()))[0]
     dip = next((runs for arm, runs in arms.items() if arm.train_on == "dip"), {})
     of_priors = Quantity("priors", lambda one: one.group_seconds("priors"))
     priors = next((mean_of(group, of_priors) for group in dip.values()), None)
     return Facet(
-        cell_words(first),
+        report.setting_words(first),
         [_curve(arm.train_on, runs) for arm, runs in arms.items()],
         middle(priors),
     )

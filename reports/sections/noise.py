@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.stats import Pair, paired_ratio
 from reports.blocks import Figure, Section, Text, raw_table
-from reports.context import FIRST_RUN, PER_IMAGE, RUN_AGAIN, Report, cell_words
+from reports.context import FIRST_RUN, PER_IMAGE, RUN_AGAIN, Report
 from reports.effects import missing, ratios
 from reports.figures import plots, svg
 from reports.figures.plots import ForestRow
@@ -51,5 +51,5 @@ def noise(report: Report) -> Section:
         f"The calls of train_ddpm in the same case run again differed by up to {percent(spread)}; "
         f"of a training image: {said}."
     )
-    words = ", ".join(sorted({cell_words(first) for first, _ in pairs}))
+    words = ", ".join(sorted({report.setting_words(first) for first, _ in pairs}))
     return Section("noise", "Noise", finding, [figure, Text(f"Repeated: {words}.")])

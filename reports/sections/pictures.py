@@ -9,11 +9,11 @@ import numpy as np
 
 from bench.records import StageRow
 from reports.blocks import Block, Pictures, Section, Text
-from reports.context import Report
+from reports.context import Reference, Report
 from reports.effects import missing
 from reports.figures.pictures import Strip, psnr, strip
-from reports.sections.restoration import Way, ways
-from reports.tables import Outcome
+from reports.tables import TRAIN, Outcome
+from reports.ways import Way, ways
 from reports.words import number, three
 
 MAX_IMAGES = 6
@@ -41,8 +41,7 @@ def _row(outcome: Outcome, function: str, *, first: bool = False) -> StageRow | 
 
 
 def _first_fit(report: Report) -> tuple[Outcome, StageRow] | None:
-    """The fit of the first chunk of training images, found by key from an outcome on DIP "
-    "outputs."""
+    """The fit of the first chunk of training images, found by key from one on DIP outputs."""
     for outcome in report.generated:
         join = _row(outcome, "join")
         if outcome.settings["train_on"] == "dip" and join and join.parents:
@@ -104,8 +103,7 @@ def _shown(images: np.ndarray) -> np.ndarray:
 
 
 def _strips(report: Report, wanted: Sequence[tuple[str, str, str]]) -> list[Strip]:
-    """(label, key, name of the array) -> a column of pictures each; what is not there is left "
-    "out."""
+    """(label, key, name of the array) -> a column of pictures; what is not there is left out."""
     found = [(label, report.artifacts.tensors(key).get(name)) for label, key, name in wanted]
     return [strip(label, _shown(images), 1) for label, images in found if images is not None]
 
@@ -197,4 +195,70 @@ def _sample_pictures(report: Report) -> list[Block]:
             f"Samples from noise at {reference.words}, of the first seed; the same noise for every "
             "arm.",
         ),
+        *_neighbours(report, reference),
+        *_paths(report, reference),
+    ]
+
+
+def _neighbours(report: Report, reference: Reference) -> list[Block]:
+    """Beside samples what they are nearest to of what was trained on."""
+    strips = []
+    for target, group in reference.by_target.items():
+        images = report.artifacts.tensors(group[0].record.samples or "").get("images")
+        trained_on = _trained_on(report, group[0])
+        if images is not None and trained_on is not None:
+            shown = _shown(images)
+            strips.append(strip(f"trained on {target}", shown, 1))
+            strips.append(strip("nearest of those", nearest(shown, trained_on), 1))
+    if not strips:
+        return []
+    return [
+        Pictures(
+            strips,
+            "Samples, and beside each the image of those trained on, or its mirror image, from "
+            "which its pixels differ the least in the mean square: a copy would look alike.",
+        )
+    ]
+
+
+def _trained_on(report: Report, outcome: Outcome) -> np.ndarray | None:
+    """The pixels that the training began from, where the run has kept them."""
+    row = _row(outcome, TRAIN, first=True)
+    for key in row.parents if row else ():
+        pixels = report.artifacts.tensors(key).get("pixels")
+        if pixels is not None:
+            return pixels
+    return None
+
+
+def nearest(samples: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """For each of (N, 3, H, W) the one of `images`, or of their mirror images, with the least mean
+    squared error."""
+    both = np.concatenate([images, images[..., ::-1]])
+    flat = both.reshape(len(both), -1)
+    return np.stack(
+        [both[np.argmin(((flat - one.reshape(-1)) ** 2).mean(axis=1))] for one in samples]
+    )
+
+
+def _paths(report: Report, reference: Reference) -> list[Block]:
+    """The first samples on their way from noise."""
+    strips = []
+    for target, group in reference.by_target.items():
+        tensors = report.artifacts.tensors(group[0].record.samples or "")
+        if {"path", "path_timesteps", "images"} <= tensors.keys():
+            path = tensors["path"]
+            strips += [
+                strip(f"on {target}, t = {t}", images, 1)
+                for t, images in zip(tensors["path_timesteps"].tolist(), path, strict=True)
+            ]
+            strips.append(strip(f"on {target}, sample", tensors["images"][: path.shape[1]], 1))
+    if not strips:
+        return []
+    return [
+        Pictures(
+            strips,
+            "The way from noise: x_t of the first samples before the step at timestep t, clipped "
+            "to the range of images.",
+        )
     ]

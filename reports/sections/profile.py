@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import TypeVar
 
-from bench.records import ProfileRow
-from bench.traces import TraceError
 from reports.blocks import (
     Block,
     Branch,
@@ -28,8 +25,8 @@ from reports.figures import profile as figures
 from reports.figures import svg
 from reports.figures.profile import MemoryCurve, PhaseBar
 from reports.load import without_home
-from reports.tables import LOADING_SETTINGS
-from reports.traces import DEVICE_PARTS, PHASES, Kernel, Operator, Tables, read_tables
+from reports.profiles import Profile, Profiles
+from reports.traces import DEVICE_PARTS, PHASES, Kernel, Operator, Tables
 from reports.words import bytes_of, percent, plural, seconds, three
 
 TITLE = "Inside a step: the profiler"
@@ -37,56 +34,19 @@ _LEAD = (
     "Times in this section hold the profiler's own cost: a step takes up to half as long again. "
     "They stand in no other table; compare them with each other alone."
 )
-_STAGES = {"fit_priors": "priors", "train_ddpm": "train", "sample": "sample"}
 # Of each stage; and of a name, which in C++ has no end.
 _TOP, _NAME = 8, 90
 # What the profiler calls a net.
 _MODULE = "nn.Module: "
 
 
-@dataclass(frozen=True)
-class _Profile:
-    """A profiled stage with what its trace tells."""
-
-    arm: str
-    row: ProfileRow
-    tables: Tables
-
-    @property
-    def label(self) -> str:
-        return f"{self.arm}, {self.stage}"
-
-    @property
-    def stage(self) -> str:
-        return _STAGES.get(self.row.function, self.row.function)
-
-    @property
-    def step(self) -> float:
-        """Its mean seconds; on a GPU until its last kernel has ended."""
-        return sum(self.tables.step_seconds) / len(self.tables.step_seconds)
-
-    @property
-    def host_step(self) -> float:
-        """The mean seconds that it takes on the host."""
-        return sum(self.tables.phases.values())
-
-
-def profile(report: Report) -> Section:
+def profile(report: Report, profiles: Profiles) -> Section:
     """The traces of a run's profile units, read."""
-    run = report.run
-    if not run.profiles:
+    found = profiles.read
+    if not report.run.profiles:
         text = "This run has no profile; `python -m bench profile SUITE` makes one, of its suite."
         return Section("profile", TITLE, text)
-    arms = _arms(report)
-    found: list[_Profile] = []
-    broken: list[Block] = []
-    for row in run.profiles:
-        try:
-            read = read_tables(row, run.folder / "units" / row.unit)
-        except TraceError as error:
-            broken.append(Note(f"A trace is left out: {without_home(str(error))}"))
-        else:
-            found.append(_Profile(arms[row.unit], row, read))
+    broken: list[Block] = [Note(text) for text in profiles.broken]
     if not found:
         return Section("profile", TITLE, "No trace of this run can be read.", broken, _LEAD)
     blocks = [*broken, _phases(found), *_device(found), *_waits(found), *_operators(found),
@@ -94,23 +54,7 @@ def profile(report: Report) -> Section:
     return Section("profile", TITLE, _finding(found), blocks, _LEAD)
 
 
-def _arms(report: Report) -> dict[str, str]:
-    """What each profile unit is of, as short as tells them apart."""
-    names = ("train_on", *LOADING_SETTINGS, "condition_on")
-    settings = {
-        spec.unit: [str(spec.cases[0].settings[name]) for name in names]
-        for spec in report.run.plan.units
-        if spec.kind == "profile"
-    }
-    varied = [
-        place
-        for place in range(len(names))
-        if place == 0 or len({values[place] for values in settings.values()}) > 1
-    ]
-    return {unit: ", ".join(values[i] for i in varied) for unit, values in settings.items()}
-
-
-def _finding(found: list[_Profile]) -> str:
+def _finding(found: Sequence[Profile]) -> str:
     one = next((one for one in found if one.stage == "train"), found[0])
     parts = ", ".join(
         f"{phase} {percent(one.tables.phases[phase] / one.host_step)}"
@@ -136,7 +80,7 @@ def _finding(found: list[_Profile]) -> str:
     return f"A step of {one.label}: {parts}. {said}"
 
 
-def _phases(found: list[_Profile]) -> Figure:
+def _phases(found: Sequence[Profile]) -> Figure:
     bars = [PhaseBar(one.label, one.tables.phases) for one in found]
     rows: list[list[Value]] = [
         [one.label, one.row.num_steps, one.host_step, one.row.flops_per_step / 1e9,
@@ -164,7 +108,7 @@ def _phases(found: list[_Profile]) -> Figure:
     )
 
 
-def _device(found: list[_Profile]) -> list[Block]:
+def _device(found: Sequence[Profile]) -> list[Block]:
     with_device = [one for one in found if one.tables.device]
     if not with_device:
         return []
@@ -188,7 +132,7 @@ def _share(part: float, whole: float) -> Cell:
     return Cell(percent(share), share)
 
 
-def _waits(found: list[_Profile]) -> list[Block]:
+def _waits(found: Sequence[Profile]) -> list[Block]:
     heading = "Calls that make the host wait for the device"
     rows = [
         [
@@ -207,7 +151,7 @@ def _waits(found: list[_Profile]) -> list[Block]:
     return [Text("", heading), Table(columns, rows)]
 
 
-def _operators(found: list[_Profile]) -> list[Block]:
+def _operators(found: Sequence[Profile]) -> list[Block]:
     on_device = any(one.tables.device for one in found)
 
     def times(operator: Operator) -> list[float | None]:
@@ -218,7 +162,7 @@ def _operators(found: list[_Profile]) -> list[Block]:
     return _named_table("operator", columns, rows)
 
 
-def _kernels(found: list[_Profile]) -> list[Block]:
+def _kernels(found: Sequence[Profile]) -> list[Block]:
     rows = _costliest(found, lambda tables: tables.kernels, lambda kernel: [kernel.seconds])
     return _named_table("kernel", ["time a step"], rows) if rows else []
 
@@ -227,7 +171,7 @@ _Costly = TypeVar("_Costly", bound=Operator | Kernel)
 
 
 def _costliest(
-    found: list[_Profile],
+    found: Sequence[Profile],
     of: Callable[[Tables], Sequence[_Costly]],
     times: Callable[[_Costly], list[float | None]],
 ) -> list[list[Cell]]:
@@ -254,13 +198,13 @@ def _named_table(what: str, times: Sequence[str], rows: list[list[Cell]]) -> lis
     return [Text("", f"Costliest {what}s"), Table(columns, rows, filterable=True)]
 
 
-def _a_step(taken: float | None, one: _Profile) -> Cell:
+def _a_step(taken: float | None, one: Profile) -> Cell:
     if taken is None:
         return Cell("–", None)
     return Cell(seconds(taken / one.row.num_steps), taken / one.row.num_steps)
 
 
-def _memory(found: list[_Profile]) -> Iterable[Block]:
+def _memory(found: Sequence[Profile]) -> Iterable[Block]:
     curves = [
         MemoryCurve(f"{one.label}, {device}", points)
         for one in found
@@ -287,7 +231,7 @@ def _peak(curve: MemoryCurve) -> Sequence[str | float]:
     return [curve.label, bytes_of(int(highest)), highest]
 
 
-def _calls(found: list[_Profile]) -> list[Block]:
+def _calls(found: Sequence[Profile]) -> list[Block]:
     text = (
         "Shares of a step on the host, each with what it is made of, and how often a step calls "
         "it; below half a per cent they are left out. Where one calls one other and little else, "
@@ -297,7 +241,7 @@ def _calls(found: list[_Profile]) -> list[Block]:
     return [Text(text, "What calls what"), *trees]
 
 
-def _branches(calls: Iterable[Call], profile: _Profile) -> list[Branch]:
+def _branches(calls: Iterable[Call], profile: Profile) -> list[Branch]:
     found, whole = [], profile.host_step * profile.row.num_steps
     least = LEAST_SHARE * whole
     for call in calls:
@@ -320,7 +264,8 @@ def _elsewhere(report: Report) -> Text:
     folder = without_home(str(report.run.folder))
     return Text(
         f"`tensorboard --logdir {folder}` shows the traces themselves; each is a file that "
-        "chrome://tracing and its like read, too."
+        "chrome://tracing and its like read, too. `profile.speedscope.json` beside this page is "
+        "the same tree of calls for speedscope."
     )
 
 

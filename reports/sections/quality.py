@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from reports.blocks import Block, Cell, Figure, Note, Section, Table, Text, raw_table
-from reports.context import Report, cell_words, epochs_of, facet_key, finite_score
+from reports.context import Report, epochs_of, facet_key, finite_score
 from reports.effects import mean_by_seed, mean_cell, missing
 from reports.figures import quality as plots
 from reports.figures import svg
@@ -150,7 +150,7 @@ def _features(report: Report) -> list[Block]:
         return [Text(missing(report, "set of 100 samples or more for a KID", "corrected-cpu"))]
     rows = []
     for (_, _, samples, arm), group in groups.items():
-        setting = f"{cell_words(group[0])}, {epochs_of(group[:1])}"
+        setting = f"{report.setting_words(group[0])}, {epochs_of(group[:1])}"
         seeds = len({one.record.seed for one in group})
         rows.append(
             [
@@ -178,4 +178,4 @@ def _features(report: Report) -> list[Block]:
 
 
 def _feature(name: str) -> Quantity:
-    return Quantity(name, lambda one: finite_score(name, one), of_seeds=True)
+    return Quantity(name, lambda one: finite_score(name, one), unit="", of_seeds=True)

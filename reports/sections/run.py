@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container, Iterable, Sequence
 
-from bench.records import Case, MachineState, Setting
+from bench.apart import telling
+from bench.records import Case, MachineState, Plan, Setting, is_contest
 from bench.stats import CONFIDENCE, MIN_EXECUTIONS
 from bench.verdicts import MIN_PAIRS, MIN_SEEDS
 from reports.blocks import Block, Cell, Code, Listing, Section, Table, Text
@@ -36,7 +37,7 @@ def _setting(name: str) -> Callable[[Outcome], Cell]:
     def cell(outcome: Outcome) -> Cell:
         value = outcome.settings.get(name)
         shown = value if isinstance(value, str | int | float) else None
-        return Cell("–" if value is None else str(value), shown)
+        return Cell("–" if value is None else _plain(value), shown)
 
     return cell
 
@@ -119,6 +120,16 @@ _RESTORATION = (
 )
 
 
+# The settings that these columns show.
+_SHOWN = (
+    "train_on", "loader", "num_workers", "num_images", "num_train_timesteps", "beta_schedule",
+    "epochs",
+)  # fmt: skip
+_SHOWN_OF_RESTORATIONS = (
+    *_SHOWN, "condition_on", "start_from", "t0", "sampler", "num_inference_steps",
+)  # fmt: skip
+
+
 def _memory(outcome: Outcome) -> Cell:
     """The device's where it tells, else the process's."""
     peak = outcome.peak("device_peak_allocated_bytes")
@@ -127,9 +138,19 @@ def _memory(outcome: Outcome) -> Cell:
 
 
 def _results_table(
-    own: Sequence[Outcome], caption: str, columns: _Columns, disturbed: Container[str]
+    own: Sequence[Outcome],
+    caption: str,
+    columns: _Columns,
+    shown: Sequence[str],
+    disturbed: Container[str],
 ) -> Table:
-    """A row an outcome; a seed that all have stands in the caption."""
+    """A row an outcome; a seed that all have stands in the caption.
+
+    shown: the settings that `columns` tell; others have one where it takes them to tell rows apart
+    """
+    told = telling([one.settings for one in own], shown, first=MAIN_SETTINGS)
+    more = [(name, _setting(name)) for name in told]
+    columns = [*more, *columns]
     seeds = {outcome.record.seed for outcome in own}
     if len(seeds) == 1:
         caption = f"{caption}, seed {seeds.pop()}"
@@ -155,13 +176,13 @@ def results(report: Report, csv: str) -> Section:
     )
     blocks: list[Block] = []
     kinds = (
-        ("generate", "Samples from noise", _GENERATION),
-        ("restore", "Restorations", _RESTORATION),
+        ("generate", "Samples from noise", _GENERATION, _SHOWN),
+        ("restore", "Restorations", _RESTORATION, _SHOWN_OF_RESTORATIONS),
     )
-    for task, caption, columns in kinds:
+    for task, caption, columns, shown in kinds:
         own = [outcome for outcome in found if outcome.settings.get("task") == task]
         if own:
-            blocks.append(_results_table(own, caption, columns, report.run.disturbed))
+            blocks.append(_results_table(own, caption, columns, shown, report.run.disturbed))
     blocks.append(
         Code(csv, "data: results.csv, all columns, unrounded")
         if len(csv) <= MAX_RAW
@@ -202,7 +223,7 @@ def troubles(report: Report) -> Section:
         if tail:
             blocks.append(Code(tail, f"the last lines of {summary.unit}/log.txt"))
     if run.missing:
-        named = [_case_words(case) for case in run.missing[:MAX_LISTED]]
+        named = _case_words(run.plan, run.missing[:MAX_LISTED])
         more = len(run.missing) - len(named)
         named += [f"and {more} more"] if more else []
         blocks.append(Listing(named, f"Missing; made by `{run.resume}`"))
@@ -240,10 +261,22 @@ def _filled(form: str, numbers: Sequence[Sequence[str]]) -> str:
     return first + "".join(number + text for number, text in zip(told, rest, strict=True))
 
 
-def _case_words(case: Case) -> str:
-    settings = case.settings
-    words = [f"{name} = {settings[name]}" for name in MAIN_SETTINGS if name in settings]
-    return ", ".join([*words, f"seed = {case.seed}", f"repeat = {case.repeat}"])
+def _case_words(plan: Plan, cases: Iterable[Case]) -> list[str]:
+    """Each by what tells it from the others of its kind in the plan."""
+    planned = [case for spec in plan.units if spec.gives_records for case in spec.cases]
+    names: dict[bool, list[str]] = {}
+    for contested, main in ((False, MAIN_SETTINGS), (True, ("contest", "contender"))):
+        of_kind = [case.settings for case in planned if is_contest(case) == contested]
+        names[contested] = [*main, *telling(of_kind, main)]
+    return [
+        ", ".join(
+            [
+                *(f"{n} = {_plain(case.settings.get(n))}" for n in names[is_contest(case)]),
+                f"seed = {case.seed}, repeat = {case.repeat}",
+            ]
+        )
+        for case in cases
+    ]
 
 
 # Environment -----------------------------------------------------------------------------------
@@ -379,6 +412,9 @@ _METHOD = (
     f"{MIN_EXECUTIONS} there is no interval. The arms of a setting and seed run back to back; "
     "between settings these blocks are the replicates. Of a score the replicate is the seed of "
     "training, of a restoration the image, each the mean over the nets of all seeds.",
+    "A mean over seeds: of times and losses the geometric one, whose interval is that of the "
+    "logarithms, unless one of them is 0; of scores in dB, KID and the like the arithmetic one, "
+    "and of the parts of a bill, which add up.",
     "Arms and levels are compared after equally many epochs: the last milestone that both runs "
     "have.",
     "A dash is a value that is not known; it is never 0.",

@@ -9,6 +9,7 @@ from bench.verdicts import NOT_DISTINGUISHABLE, NOT_MEASURED, TOO_FEW, WITHHELD
 from reports.blocks import Block, Cell, Listing, Section, Table, Text
 from reports.claims import PROTOCOLS, Judged, under
 from reports.context import PER_IMAGE, Report
+from reports.figures.rows import effect_row
 from reports.sections.loaders import loader_finding
 from reports.words import effect_words, judged, plural, seconds, verdict_word
 
@@ -33,12 +34,17 @@ def _finding(found: Sequence[Judged]) -> str:
         some = [one for one in found if one.protocol == protocol]
         counts = Counter(one.word for one in some if one.word != NOT_MEASURED)
         if counts:
-            words = ", ".join(f"{count} {word}" for word, count in counts.items())
+            words = ", ".join(f"{count} {_of(count, word)}" for word, count in counts.items())
             said.append(f"under the {protocol} protocol {words}")
     if not said:
         return "None of the eight claims was measured in this run."
     measured = {one.claim.number for one in found if one.measured is not None}
     return f"Measured of the eight claims: {len(measured)}; {'; '.join(said)}."
+
+
+def _of(count: int, word: str) -> str:
+    """1 agrees, 2 agree."""
+    return word.removesuffix("s") if count > 1 and word in ("agrees", "disagrees") else word
 
 
 def _table(report: Report, found: Sequence[Judged]) -> Table:
@@ -47,22 +53,46 @@ def _table(report: Report, found: Sequence[Judged]) -> Table:
             Cell(f"{one.claim.number}. {one.claim.text}", one.claim.number),
             # Next to the claim: on a phone the rest is reached by scrolling.
             Cell(_marked(one), one.word),
-            Cell(one.protocol, one.protocol),
+            Cell(_terms(one), _terms(one)),
+            _drawn(one),
             Cell(_measured(one), _mean(one)),
-            Cell(one.claim.published, one.claim.published),
-            Cell(_scope(one), _scope(one)),
+            _published(one),
             Cell(_why(report, one), None),
         ]
         for one in sorted(found, key=lambda one: one.claim.number)
     ]
     return Table(
-        ["claim", "verdict", "protocol", "here", "published", "scope", "why, or what is missing"],
+        ["claim", "verdict", "protocol", "effect", "here", "published",
+         "why, or what is missing"],
         rows,
+        "Effect: a dot and its 95 % interval, no effect in the middle, at the right how far each "
+        "axis reaches; grey: what counts as equal; hollow: as published, where it is the same "
+        "quantity. "
         "One test a claim and protocol, fixed before any run; those of a protocol are corrected "
         "together (Holm 1979). Paper protocol: the publication's flaws, its all-pairs PSNR. "
         "Corrected: the held-out loss, where lower is better. A replay has the published images, "
         "net, precision and class of device; of anything else the word is for these data alone. "
         "What a control shows as well is withheld.",
+    )  # fmt: skip
+
+
+def _published(one: Judged) -> Cell:
+    theirs = one.claim.published
+    return Cell(one.claim.published_words, None if isinstance(theirs, str) else theirs.mean)
+
+
+def _drawn(one: Judged) -> Cell:
+    measured, theirs = one.measured, one.claim.published
+    if measured is None or (effect := measured.effect) is None:
+        return Cell("–", None)
+    quantity = measured.quantity
+    published = None
+    if not isinstance(theirs, str) and theirs.is_ratio == effect.is_ratio:
+        published = theirs
+    return Cell(
+        "",
+        effect.distance,
+        svg=effect_row(effect, quantity.margin, published, quantity.unit or "", _measured(one)),
     )
 
 
@@ -96,10 +126,11 @@ def _mean(one: Judged) -> float | None:
     return None if effect is None else effect.mean
 
 
-def _scope(one: Judged) -> str:
+def _terms(one: Judged) -> str:
+    """corrected, analogue; of what was not measured the protocol alone."""
     if one.measured is None:
-        return "–"
-    return "replay" if one.replay else "analogue"
+        return one.protocol
+    return f"{one.protocol}, {'replay' if one.replay else 'analogue'}"
 
 
 def _marked(one: Judged) -> str:

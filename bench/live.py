@@ -1,0 +1,94 @@
+"""A page that tells how a run goes, for a browser: a file, without a server. Imports no torch."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from bench.course import Course
+from bench.errors import plain_text, without_home
+
+LIVE = "live.html"
+_TEMPLATES = Path(__file__).parent / "templates"
+# Asks for the page again, until it is told to wait.
+_SCRIPT = """"use strict";
+const button = document.createElement("button");
+let waiting;
+const go = () => {
+  waiting = setTimeout(() => location.reload(), 5000);
+  button.textContent = "wait";
+};
+button.addEventListener("click", () => {
+  clearTimeout(waiting);
+  if (button.textContent === "wait") button.textContent = "go on";
+  else go();
+});
+document.querySelector("main").append(button);
+go();
+"""
+_DIGEST = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+_SIGNS = {"ok": "✓", "failed": "✗", "running": "▸", "waiting": ""}
+
+
+class LivePage:
+    """Rewritten whenever a unit begins or ends, whole or not at all; a browser that shows it asks
+    for it again every few seconds until the run is over."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LIVE
+        environment = Environment(
+            loader=FileSystemLoader(_TEMPLATES),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._template = environment.get_template("live.html")
+
+    def write(self, course: Course, seconds_left: float | None, *, going: bool) -> None:
+        """going: whether units are still begun"""
+        now = datetime.now().astimezone()
+        page = self._template.render(
+            suite=plain_text(course.plan.suite),
+            title=plain_text(course.plan.title),
+            done=course.num_done,
+            total=len(course.states),
+            failed=course.count("failed"),
+            state=_state(course, seconds_left, now, going=going),
+            units=course.states,
+            signs=_SIGNS,
+            lists=(
+                ("At work", _of(course, "running")),
+                ("Failed", [plain_text(f"{u}: {text}") for u, text in course.failures.items()]),
+                ("Warnings", [plain_text(text) for text in course.warnings]),
+            ),
+            going=going,
+            written=f"{now:%Y-%m-%d %H:%M:%S}",
+            build=without_home(f"python -m reports build {shlex.quote(str(self.path.parent))}"),
+            script=Markup(_SCRIPT),
+            script_digest=_DIGEST,
+        )
+        unfinished = self.path.with_name(f"{LIVE}.part")
+        unfinished.write_text(page, encoding="utf-8")
+        unfinished.replace(self.path)
+
+
+def _of(course: Course, state: str) -> Sequence[str]:
+    return [unit for unit, found in course.states.items() if found == state]
+
+
+def _state(course: Course, seconds_left: float | None, now: datetime, *, going: bool) -> str:
+    if not going:
+        return "The run is over." if not course.count("waiting", "running") else "It has stopped."
+    if seconds_left is None:
+        return "When it ends is told as soon as each kind of work has shown its pace."
+    end = now + timedelta(seconds=seconds_left)
+    day = f" on {end:%Y-%m-%d}" if end.date() > now.date() else ""
+    return f"It should end about {end:%H:%M}{day}."
