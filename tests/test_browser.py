@@ -241,9 +241,9 @@ def test_each_figure_and_table_has_an_address_of_its_own(page: Page) -> None:
 def test_the_contents_follow(page: Page) -> None:
     for name in ("loss", "results", "answer"):
         page.locator(f"#{name}").evaluate("one => one.scrollIntoView()")
-        page.wait_for_function(
-            f"document.querySelector('nav [aria-current]')?.hash === '#{name}'", timeout=2000
-        )
+        # Not `wait_for_function`, which the page's own policy forbids.
+        link = page.locator(f'nav a[href="#{name}"][aria-current]')
+        link.wait_for(state="attached", timeout=2000)
         assert page.locator("nav [aria-current]").count() == 1
         assert page.locator("nav").bounding_box()["y"] < 60  # type: ignore[index]
         box = page.locator("nav [aria-current]").bounding_box()
