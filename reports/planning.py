@@ -144,10 +144,12 @@ def _place_words(part: Report, group: Group) -> str:
 
 
 def _pooled(measured: Iterable[Sequence[float]]) -> float | None:
-    """Standard deviation within the settings, of all that have several replicates."""
-    several = [some for some in measured if len(some) > 1]
+    """Standard deviation within the settings, of all that have several replicates; where none
+    has, over all of them. None of a single one."""
+    found = list(measured)
+    several = [some for some in found if len(some) > 1] or [[one for some in found for one in some]]
     freedom = sum(len(some) - 1 for some in several)
-    squares = math.fsum(statistics.variance(some) * (len(some) - 1) for some in several)
+    squares = math.fsum(statistics.variance(some) * (len(some) - 1) for some in several if freedom)
     return math.sqrt(squares / freedom) if freedom else None
 
 

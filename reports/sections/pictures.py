@@ -12,7 +12,7 @@ from reports.blocks import Block, Pictures, Section, Text
 from reports.context import Reference, Report
 from reports.effects import missing
 from reports.figures.pictures import Strip, psnr, strip
-from reports.tables import TRAIN, Outcome
+from reports.tables import Outcome
 from reports.ways import Way, ways
 from reports.words import number, three
 
@@ -202,14 +202,14 @@ def _sample_pictures(report: Report) -> list[Block]:
 
 def _neighbours(report: Report, reference: Reference) -> list[Block]:
     """Beside samples what they are nearest to of what was trained on."""
+    trained_on = _trained_on(report, reference)
     strips = []
     for target, group in reference.by_target.items():
         images = report.artifacts.tensors(group[0].record.samples or "").get("images")
-        trained_on = _trained_on(report, group[0])
-        if images is not None and trained_on is not None:
+        if images is not None and target in trained_on:
             shown = _shown(images)
             strips.append(strip(f"trained on {target}", shown, 1))
-            strips.append(strip("nearest of those", nearest(shown, trained_on), 1))
+            strips.append(strip("nearest of those", nearest(shown, trained_on[target]), 1))
     if not strips:
         return []
     return [
@@ -221,14 +221,20 @@ def _neighbours(report: Report, reference: Reference) -> list[Block]:
     ]
 
 
-def _trained_on(report: Report, outcome: Outcome) -> np.ndarray | None:
-    """The pixels that the training began from, where the run has kept them."""
-    row = _row(outcome, TRAIN, first=True)
-    for key in row.parents if row else ():
-        pixels = report.artifacts.tensors(key).get("pixels")
-        if pixels is not None:
-            return pixels
-    return None
+def _trained_on(report: Report, reference: Reference) -> dict[str, np.ndarray]:
+    """The training images and their DIP outputs, from the fits that the run has kept."""
+    group = reference.by_target.get("dip", ())
+    join = _row(group[0], "join") if group else None
+    found: dict[str, list[np.ndarray]] = {"images": [], "dip": []}
+    for key in join.parents if join else ():
+        fit = report.ledger.row(group[0].record.unit, key)
+        given = fit.parents[0] if fit and fit.parents else ""
+        for target, of, name in (("images", given, "pixels"), ("dip", key, "outputs")):
+            part = report.artifacts.tensors(of).get(name)
+            if part is None:
+                return {}
+            found[target].append(part)
+    return {target: np.concatenate(parts) for target, parts in found.items() if parts}
 
 
 def nearest(samples: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -243,22 +249,20 @@ def nearest(samples: np.ndarray, images: np.ndarray) -> np.ndarray:
 
 def _paths(report: Report, reference: Reference) -> list[Block]:
     """The first samples on their way from noise."""
-    strips = []
+    blocks: list[Block] = []
     for target, group in reference.by_target.items():
         tensors = report.artifacts.tensors(group[0].record.samples or "")
-        if {"path", "path_timesteps", "images"} <= tensors.keys():
-            path = tensors["path"]
-            strips += [
-                strip(f"on {target}, t = {t}", images, 1)
-                for t, images in zip(tensors["path_timesteps"].tolist(), path, strict=True)
-            ]
-            strips.append(strip(f"on {target}, sample", tensors["images"][: path.shape[1]], 1))
-    if not strips:
-        return []
-    return [
-        Pictures(
-            strips,
-            "The way from noise: x_t of the first samples before the step at timestep t, clipped "
-            "to the range of images.",
+        if not {"path", "path_timesteps", "images"} <= tensors.keys():
+            continue
+        path = tensors["path"]
+        strips = [
+            strip(f"t = {t}", images, 1)
+            for t, images in zip(tensors["path_timesteps"].tolist(), path, strict=True)
+        ]
+        strips.append(strip("sample", tensors["images"][: path.shape[1]], 1))
+        caption = (
+            f"The way from noise of a net trained on {target}: x_t of its first samples before the "
+            "step at timestep t, clipped to the range of images."
         )
-    ]
+        blocks.append(Pictures(strips, caption))
+    return blocks

@@ -32,10 +32,8 @@ def _finding(found: Sequence[Foreseen], wanted: Wanted) -> str:
     words = f"±{percent(wanted.ratio)} of times and losses, ±{three(wanted.psnr)}{NO_BREAK}dB"
     if not lacking:
         return f"All {len(found)} intervals are as narrow as {words}."
-    return (
-        f"Of {plural(len(found), 'interval')} {len(lacking)} "
-        f"{'is' if len(lacking) == 1 else 'are'} wider than {words}."
-    )
+    verb = "is" if len(lacking) == 1 else "are"
+    return f"{len(lacking)} of {plural(len(found), 'interval')} {verb} wider than {words}."
 
 
 def table(found: Sequence[Foreseen], wanted: Wanted) -> Table:

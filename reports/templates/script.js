@@ -120,13 +120,14 @@ const draw = (flame, root, whole) => {
   const place = (one, left, depth) => {
     const width = one.share / whole.share;
     if (width * flame.clientWidth < 2) return;
-    const bar = button(one.text, () => {
+    const narrow = width * flame.clientWidth < 24;
+    const bar = button(narrow ? "" : one.text, () => {
       draw(flame, root, one === whole ? root : one);
       flame.querySelector("button").focus();
     });
     bar.title = one.text;
     // A key stops only at what can be read.
-    if (width * flame.clientWidth < 24) bar.tabIndex = -1;
+    if (narrow) bar.tabIndex = -1;
     bar.style.cssText = `left:${100 * left}%;width:${100 * width}%;top:${1.4 * depth}rem`;
     rows[depth] = (rows[depth] ?? []).concat(bar);
     for (const inner of one.branches) {
