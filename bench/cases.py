@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, Final, cast
 
 from bench.records import Case, Setting
@@ -135,14 +136,24 @@ OUTCOME_FIELDS = fields_of(OutcomeConfig)
 FIELDS = fields_of(PipelineConfig) | OUTCOME_FIELDS
 
 
+@functools.cache
+def _nested(config: Hashable) -> dict[str, type | None]:
+    """The fields of a config, each with its class if it is a config itself."""
+    return {
+        name: cast(type, hint) if dataclasses.is_dataclass(hint) else None
+        for name, hint in field_types(config).items()
+        if name != "outcomes"
+    }
+
+
 def build(config: type, settings: Mapping[str, Setting], **given: Any) -> Any:
     """An instance of `config` and of those nested in it, from settings by field."""
     values = dict(given)
-    for name, hint in field_types(config).items():
-        if name in given or name == "outcomes":
+    for name, nested in _nested(config).items():
+        if name in given:
             continue
-        if dataclasses.is_dataclass(hint):
-            values[name] = build(cast(type, hint), settings)
+        if nested is not None:
+            values[name] = build(nested, settings)
         elif name in settings:
             values[name] = settings[name]
     return config(**values)
@@ -151,12 +162,12 @@ def build(config: type, settings: Mapping[str, Setting], **given: Any) -> Any:
 def settings_of(config: Any) -> dict[str, Setting]:
     """The reverse of `build`: every field by name, defaults spelled out."""
     found: dict[str, Setting] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
+    for name, nested in _nested(type(config)).items():
+        value = getattr(config, name)
+        if nested is not None:
             found |= settings_of(value)
-        elif field.name != "outcomes":
-            found[field.name] = value
+        else:
+            found[name] = value
     return found
 
 

@@ -18,6 +18,7 @@ contender = "tutorial"        # by dipddpm or by what a user would pick instead 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -40,7 +41,7 @@ from bench.cases import (
     settings_of,
 )
 from bench.errors import UserError
-from bench.records import MAX_TEXT, Case
+from bench.records import MAX_TEXT, Case, Setting
 from dipddpm.checks import MAX_WHOLE
 from dipddpm.config import ARMS, PROTOCOLS, NoiseScheduleConfig, OutcomeConfig, PipelineConfig
 from dipddpm.lookup import look_in
@@ -140,12 +141,13 @@ def parse(
 
     def cases_of(grids: dict[str, dict[str, Any]]) -> tuple[Case, ...]:
         cases: dict[tuple[str, int], Case] = {}
+        known: dict[str, dict[str, Setting]] = {}
         for name, grid in grids.items():
             where = f"{file}: {name}"
             for settings in _combinations(base, grid, file, where):
                 if seed is not None and "seed" in grid:
                     settings["seed"] += seed  # an axis of seeds, moved along
-                case = _case(settings, images, where)
+                case = _case(settings, images, where, known)
                 if (case.case_id, case.repeat) in cases:
                     there = {**case.settings, "seed": case.seed, "repeat": case.repeat}
                     varied = {key: there[key] for key in grid if key in there}
@@ -200,6 +202,11 @@ _SETS: dict[str, Mapping[str, Mapping[str, Any]]] = {"protocol": PROTOCOLS, "arm
 _STEPS = {"t0", "num_inference_steps"}
 
 
+@functools.cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint)
+
+
 def _checked(key: str, value: Any, where: str) -> Any:
     if key in _SETS:
         if not isinstance(value, str) or value not in _SETS[key]:
@@ -224,7 +231,7 @@ def _checked(key: str, value: Any, where: str) -> Any:
         return value
     try:
         # JSON's strict mode: no string for a number, but an array for a tuple.
-        return TypeAdapter(hint).validate_json(json.dumps(value, default=repr), strict=True)
+        return _adapter(hint).validate_json(json.dumps(value, default=repr), strict=True)
     except ValidationError as error:
         message = error.errors(include_url=False)[0]["msg"]
         raise UserError(f"{where}: {key}: {message}, got {value!r}") from error
@@ -270,7 +277,10 @@ def _spelled_out(settings: dict[str, Any], where: str) -> dict[str, Any]:
     return {**named, **{key: value for key, value in settings.items() if key != "arm"}}
 
 
-def _case(settings: dict[str, Any], images: str, where: str) -> Case:
+def _case(
+    settings: dict[str, Any], images: str, where: str, known: dict[str, dict[str, Setting]]
+) -> Case:
+    """known: all settings by those that were asked for, of the cases before"""
     seed, repeat = settings.pop("seed", 0), settings.pop("repeat", 1)
     protocol = settings.pop("protocol", "corrected")
     contest, contender = (settings.pop(key, names[0]) for key, names in _OF_CASES.items())
@@ -286,12 +296,15 @@ def _case(settings: dict[str, Any], images: str, where: str) -> Case:
         settings.setdefault("epochs", 1)  # nothing is trained
     if "epochs" not in settings:
         raise UserError(f"{where}: epochs: missing, in the grid and in base")
-    try:
-        outcome = build(OutcomeConfig, settings)
-        whole = settings_of(build(PipelineConfig, settings, outcomes=(outcome,)))
-        whole |= settings_of(outcome)
-        check_contest(contest, contender, whole)
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from error
-    whole |= {"protocol": protocol, "contest": contest, "contender": contender}
+    asked = repr(sorted({**settings, "contest": contest, "contender": contender}.items()))
+    if asked not in known:  # once for all seeds
+        try:
+            outcome = build(OutcomeConfig, settings)
+            whole = settings_of(build(PipelineConfig, settings, outcomes=(outcome,)))
+            whole |= settings_of(outcome)
+            check_contest(contest, contender, whole)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from error
+        known[asked] = whole
+    whole = {**known[asked], "protocol": protocol, "contest": contest, "contender": contender}
     return new_case(whole, images, seed, repeat)

@@ -9,11 +9,9 @@ from typing import Any
 
 from bench.cases import (
     OUTCOME_FIELDS,
-    build,
     digest,
     fields_of,
     new_case,
-    outcome_config,
     pipeline_config,
     settings_of,
 )
@@ -48,22 +46,22 @@ def plan_units(
     hits both sides of a comparison; the order is random within them and among them.
     Raises UserError if the outcomes of one training run do not go together.
     """
-    groups: dict[str, list[Case]] = {}
+    groups: dict[object, list[Case]] = {}
     contests = [case for case in suite.cases if is_contest(case)]
     for case in suite.cases:
         if not is_contest(case):
-            identity = digest([_run_settings(case), case.seed, case.repeat])
+            identity = (*_run_settings(case).items(), case.seed, case.repeat)
             groups.setdefault(identity, []).append(case)
     # What identifies a shared unit -> its cases by their id; and what each run needs of them.
     shared: dict[str, dict[str, Case]] = {}
-    needed: list[tuple[tuple[Case, ...], list[str]]] = []
+    needed: list[tuple[tuple[Case, ...], PipelineConfig, list[str]]] = []
     for group in map(tuple, groups.values()):
         try:
-            pipeline_config(group)
+            config = pipeline_config(group)
         except ValueError as error:
             raise UserError(f"{suite.file}: {error}") from error
-        wants = dict(_shared_by(group))
-        needed.append((group, list(wants)))
+        wants = dict(_shared_by(group, config))
+        needed.append((group, config, list(wants)))
         for key, wanted in wants.items():
             shared.setdefault(key, {})[wanted.case_id] = wanted
 
@@ -78,8 +76,8 @@ def plan_units(
         key: _shared_unit(tuple(cases.values()), **given) for key, cases in shared.items()
     }
     train_units = [
-        _train_unit(group, tuple(shared_units[key].unit for key in keys), **given)
-        for group, keys in needed
+        _train_unit(group, config, tuple(shared_units[key].unit for key in keys), **given)
+        for group, config, keys in needed
     ]
     order = random.Random(seed)
     return [
@@ -113,12 +111,12 @@ def _run_settings(case: Case) -> dict[str, Setting]:
 
 
 def _interleaved(units: list[UnitSpec], order: random.Random) -> list[UnitSpec]:
-    blocks: dict[str, list[UnitSpec]] = {}
+    blocks: dict[object, list[UnitSpec]] = {}
     for unit in units:
         case = unit.cases[0]
         settings = _run_settings(case)
-        same = {key: value for key, value in settings.items() if key not in _ARM_FIELDS}
-        blocks.setdefault(digest([same, case.seed]), []).append(unit)
+        same = tuple((key, value) for key, value in settings.items() if key not in _ARM_FIELDS)
+        blocks.setdefault((same, case.seed), []).append(unit)
     for block in blocks.values():
         order.shuffle(block)
     shuffled = order.sample(list(blocks.values()), len(blocks))
@@ -140,11 +138,11 @@ def _in_turn(units: list[UnitSpec], order: random.Random) -> list[UnitSpec]:
 _RESTORATION_FIELDS = fields_of(RestorationConfig).keys()
 
 
-def _shared_by(cases: tuple[Case, ...]) -> Iterator[tuple[str, Case]]:
+def _shared_by(cases: tuple[Case, ...], config: PipelineConfig) -> Iterator[tuple[str, Case]]:
     """What a training run shares with others: what identifies the unit that makes it, its case."""
-    for case in cases:
-        settings, sampling = case.settings, outcome_config(case).sampling
-        data: DataConfig = build(DataConfig, settings)
+    data = config.data
+    for case, outcome in zip(cases, config.outcomes, strict=True):
+        settings, sampling = case.settings, outcome.sampling
         if targets_priors(str(settings["train_on"])):
             # One unit makes the priors of every number of images: prefixes share their chunks.
             wanted = _least(case, {"num_images"}, train_on="dip")
@@ -168,6 +166,19 @@ def _shared_by(cases: tuple[Case, ...]) -> Iterator[tuple[str, Case]]:
             yield wanted.case_id, wanted
 
 
+def _least_settings() -> dict[str, Setting]:
+    outcome = OutcomeConfig(epochs=1, sampling=SamplingConfig(num_inference_steps=1, num_samples=1))
+    least = PipelineConfig(
+        data=DataConfig(num_images=1, num_held_out=0),
+        unet=UNetConfig(block_out_channels=(8,), attention_levels=()),
+        outcomes=(outcome,),
+    )
+    return {**settings_of(least), **settings_of(outcome)}
+
+
+_LEAST = _least_settings()
+
+
 def _least(case: Case, kept: set[str], *, seed: int | None = None, **asked: Setting) -> Case:
     """The case that asks for nothing but `asked`: everything else is the least there is.
 
@@ -175,23 +186,18 @@ def _least(case: Case, kept: set[str], *, seed: int | None = None, **asked: Sett
     """
     if "num_samples" not in asked:
         kept = {*kept, *fields_of(DIPConfig)}
-    outcome = OutcomeConfig(epochs=1, sampling=SamplingConfig(num_inference_steps=1, num_samples=1))
-    least = PipelineConfig(
-        data=DataConfig(num_images=1, num_held_out=0),
-        unet=UNetConfig(block_out_channels=(8,), attention_levels=()),
-        outcomes=(outcome,),
-    )
     settings = {key: case.settings[key] for key in (*kept, "image_size")}
     return new_case(
-        {**settings_of(least), **settings_of(outcome), **settings, **asked},
+        {**_LEAST, **settings, **asked},
         str(case.settings["images"]),
         case.seed if seed is None else seed,
         repeat=1,
     )
 
 
-def _train_unit(cases: tuple[Case, ...], needs: tuple[str, ...], **given: Any) -> UnitSpec:
-    config = pipeline_config(cases)
+def _train_unit(
+    cases: tuple[Case, ...], config: PipelineConfig, needs: tuple[str, ...], **given: Any
+) -> UnitSpec:
     words = [
         "train", *_arm_words(config), config.schedule.num_train_timesteps,
         config.schedule.beta_schedule.split("_")[0],
