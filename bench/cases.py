@@ -162,7 +162,7 @@ def build(config: type, settings: Mapping[str, Setting], **given: Any) -> Any:
 def settings_of(config: Any) -> dict[str, Setting]:
     """The reverse of `build`: every field by name, defaults spelled out."""
     found: dict[str, Setting] = {}
-    for name, nested in _nested(type(config)).items():
+    for name, nested in _nested(config.__class__).items():
         value = getattr(config, name)
         if nested is not None:
             found |= settings_of(value)
