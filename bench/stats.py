@@ -142,8 +142,10 @@ def two_by_two(quads: Iterable[Quad]) -> TwoByTwo | None:
     return TwoByTwo(a, b, interaction)
 
 
-def effect_of(differences: Sequence[float]) -> Effect:
+def effect_of(differences: Sequence[float], *, signs: bool = True) -> Effect:
     """Mean, paired-t interval (Student 1908) and sign-flip p of independent differences.
+
+    signs: whether their signs mean something; else there is no p
 
     One difference has no interval, nor have differences of which one is not finite; differences
     without any spread have an interval of one point. Raises ValueError if there is none.
@@ -157,7 +159,8 @@ def effect_of(differences: Sequence[float]) -> Effect:
         return Effect(mean, None, None, n, None, n)
     error = 0.0 if np.ptp(values) == 0 else float(values.std(ddof=1)) / math.sqrt(n)
     half = t_quantile(CONFIDENCE, n) * error
-    return Effect(mean, mean - half, mean + half, n, sign_flip_p(values.tolist()), n, error)
+    p = sign_flip_p(values.tolist()) if signs else None
+    return Effect(mean, mean - half, mean + half, n, p, n, error)
 
 
 def t_quantile(confidence: float, n: int) -> float:
@@ -211,20 +214,25 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
 def by_execution(measured: Sequence[Pair | Quad], differences: Sequence[float]) -> list[float]:
     """One value for each set of pairs, or of quads, that share an execution: their mean.
 
-    Those with a common process are not independent: what slowed it moved all of them.
+    Those with a common process are not independent: what slowed it moved all of them. In the order
+    of the first of each set.
     """
-    groups: list[tuple[set[str], list[float]]] = []
+    above: dict[str, str] = {}
+
+    def root(execution: str) -> str:
+        while (next_ := above.setdefault(execution, execution)) != execution:
+            above[execution] = above[next_]
+            execution = next_
+        return execution
+
+    for one in measured:
+        first, *others = one.executions
+        for other in others:
+            above[root(other)] = root(first)
+    groups: dict[str, list[float]] = {}
     for one, difference in zip(measured, differences, strict=True):
-        executions, values = set(one.executions), [difference]
-        apart = []
-        for group in groups:
-            if group[0] & executions:
-                executions |= group[0]
-                values = group[1] + values
-            else:
-                apart.append(group)
-        groups = [*apart, (executions, values)]
-    return [math.fsum(values) / len(values) for _, values in groups]
+        groups.setdefault(root(next(iter(one.executions))), []).append(difference)
+    return [math.fsum(values) / len(values) for values in groups.values()]
 
 
 def _log_ratio(other: float, base: float) -> float:
@@ -238,20 +246,20 @@ def _ratio(measured: Sequence[Pair | Quad], logs: Sequence[float]) -> Effect | N
     return effect and effect.as_ratio()
 
 
-def over_replicates(values: Sequence[float]) -> Effect:
+def over_replicates(values: Sequence[float], *, signs: bool = True) -> Effect:
     """As `effect_of`, without an interval below MIN_EXECUTIONS."""
-    effect = effect_of(values)
+    effect = effect_of(values, signs=signs)
     if effect.n >= MIN_EXECUTIONS:
         return effect
     return replace(effect, low=None, high=None, p=None, standard_error=None)
 
 
 def geometric_mean(values: Sequence[float]) -> Effect:
-    """As `over_replicates`, in logarithms: of what is above 0, so is the whole interval.
+    """As `over_replicates`, in logarithms: of what is above 0, so is the whole interval. No p.
 
     Raises ValueError if a value is not above 0.
     """
-    return over_replicates([math.log(value) for value in values]).as_ratio()
+    return over_replicates([math.log(value) for value in values], signs=False).as_ratio()
 
 
 def _over_executions(

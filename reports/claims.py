@@ -143,18 +143,8 @@ def judged_claims(report: Report) -> list[Judged]:
     return [one for protocol in PROTOCOLS for one in _judged_under(report, protocol)]
 
 
-def under(report: Report, protocol: str) -> Report:
-    """The run as if it had no outcomes but those of a protocol."""
-    records = tuple(
-        record
-        for record in report.run.records
-        if record.settings.get("protocol", "corrected") == protocol
-    )
-    return Report(dataclasses.replace(report.run, records=records))
-
-
 def _judged_under(report: Report, protocol: str) -> list[Judged]:
-    part = under(report, protocol)
+    part = report.under(protocol)
     found = {claim.number: claim.tests[protocol](part) for claim in CLAIMS}
     ps = {f"{number}": one.p for number, one in found.items() if one is not None}
     adjusted = holm({number: p for number, p in ps.items() if p is not None})

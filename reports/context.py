@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -169,10 +169,24 @@ class Report:
     """A run with everything derived from it that more than one section needs."""
 
     run: Loaded
+    _distinct: dict[Quantity, list[Outcome]] = field(default_factory=dict, repr=False)
+    _parts: dict[str, Report] = field(default_factory=dict, repr=False)
+    _groups: dict[Hashable, list[Group]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def found(self) -> list[Outcome]:
         return outcomes(self.run)
+
+    def under(self, protocol: str) -> Report:
+        """The run as if it had no outcomes but those of a protocol."""
+        if protocol not in self._parts:
+            records = tuple(
+                record
+                for record in self.run.records
+                if record.settings.get("protocol", "corrected") == protocol
+            )
+            self._parts[protocol] = Report(replace(self.run, records=records))
+        return self._parts[protocol]
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -211,7 +225,12 @@ class Report:
     def groups(self, quantity: Quantity, *sides: Side) -> list[Group]:
         """Training runs that differ in what the sides name alone, each group after as many epochs
         on all sides."""
-        return last_in_common(matched(distinct(self.generated, quantity), *sides))
+        key = (quantity, *(tuple(side.items()) for side in sides))
+        if key not in self._groups:
+            if quantity not in self._distinct:
+                self._distinct[quantity] = distinct(self.generated, quantity)
+            self._groups[key] = last_in_common(matched(self._distinct[quantity], *sides))
+        return self._groups[key]
 
     def pairs(self, quantity: Quantity, base: Side, other: Side) -> list[Pair]:
         """The values of the quantity, pair by pair."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
+
 from bench.stats import Effect, Pair, geometric_mean, over_replicates
 from bench.verdicts import Verdict
 from reports.blocks import Cell, Table, raw_table
 from reports.context import Report
-from reports.figures.plots import ForestRow
+from reports.figures.plots import MAX_DOTS, ForestRow
 from reports.pairs import Group, Quantity
 from reports.tables import Outcome
 from reports.words import number, of_how_many_seeds, plural, signed, verdict_word
@@ -34,11 +36,18 @@ def forest_data(rows: Sequence[ForestRow]) -> Table:
     """The values behind a forest plot."""
     return raw_table(
         ["row", "pairs", "mean ratio", "low", "high", "sign-flip p"],
-        [
-            [row.label, ", ".join(f"{dot:.6g}" for dot in row.dots), *_effect_values(row.effect)]
-            for row in rows
-        ],
+        [[row.label, _dots_words(row.dots), *_effect_values(row.effect)] for row in rows],
     )
+
+
+def _dots_words(dots: Sequence[float]) -> str:
+    """All of them, or of many the quantiles."""
+    if len(dots) <= MAX_DOTS:
+        return ", ".join(f"{dot:.6g}" for dot in dots)
+    shares = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+    found = np.quantile(dots, shares).tolist()
+    said = ", ".join(f"{share:g}: {dot:.6g}" for share, dot in zip(shares, found, strict=True))
+    return f"quantiles of {len(dots)}: {said}"
 
 
 def _effect_values(effect: Effect | None) -> list[float | None]:
@@ -84,8 +93,10 @@ def mean_by_seed(found: Iterable[Outcome], quantity: Quantity) -> Effect | None:
             values.setdefault(outcome.record.seed, value)
     if not values:
         return None
-    is_ratio = quantity.unit is None and min(values.values()) > 0
-    return (geometric_mean if is_ratio else over_replicates)(list(values.values()))
+    known = list(values.values())
+    if quantity.unit is None and min(known) > 0:
+        return geometric_mean(known)
+    return over_replicates(known, signs=False)
 
 
 def mean_of(group: Group, quantity: Quantity) -> Effect | None:

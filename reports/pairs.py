@@ -12,9 +12,8 @@ from reports.tables import LOADING_SETTINGS, OUTCOME_SETTINGS, Outcome
 
 
 def cell(outcome: Outcome, *without: str) -> str:
-    """All the settings and the seed, but for `without`, as a key to match by."""
-    settings = {**outcome.settings, "seed": outcome.record.seed, "repeat": outcome.record.repeat}
-    return repr(sorted((name, value) for name, value in settings.items() if name not in without))
+    """What tells it from the other outcomes of its run, but for `without`, as a key to match by."""
+    return repr([item for item in outcome.told_apart_by if item[0] not in without])
 
 
 def run_cell(outcome: Outcome, *without: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bench.stats import CONFIDENCE, MIN_EXECUTIONS, Pair, by_execution, pairs_for, t_quantile
 from bench.verdicts import PSNR_MARGIN, RATIO_MARGIN
-from reports.claims import Judged, under
+from reports.claims import Judged
 from reports.context import Report, epochs_of
 from reports.pairs import Group, Quantity, values
 
@@ -79,7 +79,7 @@ def foreseen(report: Report, found: Iterable[Judged], wanted: Wanted) -> list[Fo
         half = wanted.of(measured.quantity)
         if effect.standard_error is None or half is None:
             continue
-        places = _places(under(report, one.protocol), measured.quantity, measured.groups)
+        places = _places(report.under(one.protocol), measured.quantity, measured.groups)
         in_turn = sorted(
             measured.groups, key=lambda group: max(begun[side.record.unit] for side in group)
         )

@@ -148,6 +148,8 @@ class Outcome:
     made_net: frozenset[str]
     # Keys that made the start images, the degraded input aside.
     made_start: frozenset[str]
+    # The settings in which the outcomes of the run differ; empty: not looked for.
+    differing: tuple[str, ...] = ()
 
     @property
     def failure(self) -> str | None:
@@ -165,6 +167,14 @@ class Outcome:
     @property
     def settings(self) -> dict[str, Setting]:
         return self.record.settings
+
+    @cached_property
+    def told_apart_by(self) -> tuple[tuple[str, Setting], ...]:
+        """What tells it from the other outcomes of its run: settings, seed and repeat by name."""
+        settings = self.settings
+        names = self.differing or sorted(settings)
+        found = [(name, settings[name]) for name in names if name in settings]
+        return (*found, ("seed", self.record.seed), ("repeat", self.record.repeat))
 
     def number(self, setting: str) -> float:
         """A numeric setting. Raises TypeError if it is none."""
@@ -185,7 +195,20 @@ class Outcome:
         return sum(known) if len(known) == len(seconds) else None
 
     def group_seconds(self, group: str) -> float | None:
-        return self.seconds(lambda charge: group_of(charge) == group)
+        return self._by_group[group]
+
+    @cached_property
+    def _by_group(self) -> dict[str, float | None]:
+        if not self.bill or any(charge.row is None for charge in self.bill):
+            return dict.fromkeys(GROUPS)
+        found: dict[str | None, list[float | None]] = {}
+        for charge in self.bill:
+            found.setdefault(group_of(charge), []).append(charge.seconds)
+        sums: dict[str, float | None] = {}
+        for group in GROUPS:
+            known = [second for second in found.get(group, ()) if second is not None]
+            sums[group] = sum(known) if len(known) == len(found.get(group, ())) else None
+        return sums
 
     @property
     def chosen(self) -> dict[str, Setting]:
@@ -323,10 +346,21 @@ def group_of(charge: Charge) -> str | None:
 def outcomes(run: Loaded) -> list[Outcome]:
     """Every record with its bill, in an order that depends on the settings alone."""
     ledger = Ledger(run.plan, run.rows)
-    return sorted((_outcome(record, ledger) for record in run.records), key=_order)
+    differing = _differing(run.records)
+    return sorted((_outcome(record, ledger, differing) for record in run.records), key=_order)
 
 
-def _outcome(record: Record, ledger: Ledger) -> Outcome:
+def _differing(records: Iterable[Record]) -> tuple[str, ...]:
+    """The settings in which they differ; where in none, one for all."""
+    values: dict[str, set[Setting]] = {}
+    for record in records:
+        for name, value in record.settings.items():
+            values.setdefault(name, set()).add(value)
+    found = sorted(name for name, some in values.items() if len(some) > 1)
+    return tuple(found or sorted(values)[:1])
+
+
+def _outcome(record: Record, ledger: Ledger, differing: tuple[str, ...]) -> Outcome:
     unit = record.unit
     bill = tuple(
         Charge(key, ledger.row(unit, key), ledger.charged(unit, key)) for key in record.stages
@@ -339,7 +373,7 @@ def _outcome(record: Record, ledger: Ledger) -> Outcome:
         for charge in bill
         if charge.key in made_samples - made_net and group_of(charge) not in ("prepare", "sample")
     }
-    return Outcome(record, bill, frozenset(made_net), frozenset(made_start))
+    return Outcome(record, bill, frozenset(made_net), frozenset(made_start), differing)
 
 
 def _order(outcome: Outcome) -> tuple[object, ...]:

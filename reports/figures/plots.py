@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -26,6 +27,10 @@ from reports.words import seconds, three, times
 
 # Behind a label that a line may cross.
 _HALO = {"facecolor": PAGE, "edgecolor": "none", "pad": 1.0}
+
+
+# Of more pairs a line of a forest plot has a bar over nine tenths of them in place of dots.
+MAX_DOTS = 200
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,10 @@ def forest(rows: Sequence[ForestRow], xlabel: str, width: float) -> Figure:
 
 def _extent(row: ForestRow) -> list[float]:
     ends = (row.effect.low, row.effect.mean, row.effect.high) if row.effect else ()
-    return [*row.dots, *(end for end in ends if end is not None)]
+    dots = row.dots
+    if len(dots) > MAX_DOTS:
+        dots = np.quantile(dots, (0.05, 0.95)).tolist()
+    return [*dots, *(end for end in ends if end is not None)]
 
 
 def _forest_row(ax: Axes, row: ForestRow, y: float) -> None:
@@ -75,9 +83,14 @@ def _forest_row(ax: Axes, row: ForestRow, y: float) -> None:
     if row.effect and row.effect.low is not None and row.effect.high is not None:
         ax.plot([row.effect.low, row.effect.high], [y, y], color=colour, linewidth=2, zorder=2)
     size = 4 if row.effect and len(row.dots) > 1 else 5.5
+    dots = row.dots
+    if len(dots) > MAX_DOTS:  # nine tenths of them, as a bar
+        low, high = np.quantile(dots, (0.05, 0.95)).tolist()
+        ax.plot([low, high], [y, y], color=colour, linewidth=9, alpha=0.2, solid_capstyle="butt")
+        dots = []
     ax.plot(
-        row.dots,
-        [y] * len(row.dots),
+        dots,
+        [y] * len(dots),
         linestyle="none",
         marker=arm_mark(row.arm),
         markersize=size,

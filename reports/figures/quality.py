@@ -13,6 +13,7 @@ from bench.stats import Effect
 from reports.figures.plots import Line, interval_bars
 from reports.figures.svg import (
     MUTED,
+    PAGE,
     arm_colour,
     arm_mark,
     is_narrow,
@@ -130,16 +131,22 @@ def _loss_panel(ax: Axes, facet: Facet) -> None:
     ax.autoscale_view(scalex=False)
 
 
+# Quantiles by which many values are drawn.
+SPREAD = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
 @dataclass(frozen=True)
 class AnchorPanel:
     """A score of many outcomes, and what it gives to things that are no samples.
 
     columns: what was trained on -> values
+    spreads: those whose values are quantiles of many, at SPREAD
     """
 
     title: str
     columns: Mapping[str, Sequence[float]]
     anchors: Mapping[str, float]
+    spreads: frozenset[str] = frozenset()
 
 
 def anchors(panels: Sequence[AnchorPanel], width: float) -> Figure:
@@ -175,6 +182,9 @@ def _anchor_panel(ax: Axes, panel: AnchorPanel) -> None:
             annotation_clip=False,
         )
     for column, (arm, values) in enumerate(panel.columns.items()):
+        if arm in panel.spreads:
+            _spread_column(ax, column, arm, values)
+            continue
         # Side by side in their order, so that equal values do not hide each other.
         shifts = [0.5 * (i + 0.5) / len(values) - 0.25 for i in range(len(values))]
         ax.plot(
@@ -190,6 +200,15 @@ def _anchor_panel(ax: Axes, panel: AnchorPanel) -> None:
     ax.set_xlim(-0.6, count - 0.4)
     ax.set_ylim(min(*levels, *places) - 0.04 * span, max(*levels, *places) + 0.04 * span)
     ax.set_title(panel.title)
+
+
+def _spread_column(ax: Axes, column: int, arm: str, values: Sequence[float]) -> None:
+    """From the values at SPREAD: a thin bar, a thick one, and the median."""
+    colour = arm_colour(arm)
+    low, lower, median, upper, high = values
+    ax.plot([column, column], [low, high], color=colour, linewidth=1)
+    ax.plot([column, column], [lower, upper], color=colour, linewidth=4)
+    ax.plot(column, median, marker=arm_mark(arm), color=colour, markeredgecolor=PAGE)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from reports.pairs import Group, Quantity
 from reports.words import judged, number, seconds
 
 MAX_FACETS = 12
+# Single seeds beside their mean; more are a blur.
+MAX_FAINT = 20
 NET_SECONDS = Quantity("seconds to the net", lambda one: one.net_seconds, shared=True)
 
 # Of an arm: the outcomes of each number of epochs, one a seed.
@@ -51,7 +53,8 @@ def loss(report: Report) -> Section:
             f"At {first.title} ({loaded}). A mark is the mean over "
             f"{seeds_of(group for arm in runs.values() for group in arm.values())} after so many "
             "epochs, its bar the 95 % interval where there are three seeds or more; faint: single "
-            "seeds. Milestones of one run are joined, runs of their own are not. Arms with priors "
+            f"seeds, of at most {MAX_FAINT}. Milestones of one run are joined, runs of their own "
+            "are not. Arms with priors "
             "begin after the time it takes to fit them, the blur too, which is set by their PSNR. "
             "Loss: mean squared error of the predicted noise on held-out images, mean over "
             f"{LOSS_LEVELS}, the same noise for every arm of a seed.",
@@ -146,7 +149,7 @@ def _curve(arm: str, runs: _Runs) -> Curve:
     return Curve(
         arm,
         points,
-        list(single.values()) if len(single) > 1 else [],
+        list(single.values()) if 1 < len(single) <= MAX_FAINT else [],
         f"{arm} {number(last_y.mean)} in {seconds(last_x.mean)}",
         joined=all(len(of_seed) == 1 for of_seed in units.values()),
     )

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from reports.blocks import Block, Cell, Figure, Note, Section, Table, Text, raw_table
 from reports.context import Report, epochs_of, facet_key, finite_score
 from reports.effects import mean_by_seed, mean_cell, missing
 from reports.figures import quality as plots
 from reports.figures import svg
-from reports.figures.quality import AnchorPanel
+from reports.figures.quality import SPREAD, AnchorPanel
 from reports.pairs import Quantity
 from reports.tables import NOISE_AUTOCORRELATION, Outcome
 from reports.words import plural, three
 
 MIXED = "mixed ranges"
+# More dots in a column hide each other.
+MAX_DOTS = 200
 
 
 def quality(report: Report) -> Section:
@@ -54,6 +58,12 @@ def _figure(panels: Sequence[AnchorPanel]) -> Figure:
         "ones, kept as legacy: each sample against each of the first 16 images, so their optimum "
         "is the mean image, and they measure no quality."
         + (
+            f" Of more than {MAX_DOTS} outcomes the median, with half of them in the thick bar and "
+            "nine tenths in the thin one."
+            if any(panel.spreads for panel in panels)
+            else ""
+        )
+        + (
             " Mixed ranges is the published flaw: samples in [0, 1] against references in "
             "[−1, 1]; copies is what a pixel-perfect copy of the references gets."
             if mixed
@@ -65,13 +75,24 @@ def _figure(panels: Sequence[AnchorPanel]) -> Figure:
                 [panel.title, name, value]
                 for panel in panels
                 for name, value in [
-                    *((f"trained on {arm}", v) for arm, vs in panel.columns.items() for v in vs),
+                    *(
+                        (f"trained on {arm}{of_all}", value)
+                        for arm, values in panel.columns.items()
+                        for of_all, value in zip(
+                            _shares(arm in panel.spreads, len(values)), values, strict=True
+                        )
+                    ),
                     *((f"anchor: {anchor}", level) for anchor, level in panel.anchors.items()),
                 ]
             ],
         ),
         broad=True,
     )
+
+
+def _shares(is_spread: bool, count: int) -> list[str]:
+    """Which values of a column they are."""
+    return [f", quantile {share:g}" for share in SPREAD] if is_spread else [""] * count
 
 
 def _panels(report: Report) -> list[AnchorPanel]:
@@ -100,12 +121,16 @@ def _panels(report: Report) -> list[AnchorPanel]:
 def _panel(
     found: Sequence[Outcome], score: str, label: str, anchors: dict[str, float]
 ) -> AnchorPanel:
-    columns: dict[str, list[float]] = {}
+    columns: dict[str, Sequence[float]] = {}
+    single: dict[str, list[float]] = {}
     for outcome in sorted(found, key=lambda outcome: outcome.number("epochs")):
         value = finite_score(score, outcome)
         if value is not None:
-            columns.setdefault(str(outcome.settings["train_on"]), []).append(value)
-    return AnchorPanel(label, columns, anchors)
+            single.setdefault(str(outcome.settings["train_on"]), []).append(value)
+    many = frozenset(arm for arm, values in single.items() if len(values) > MAX_DOTS)
+    for arm, values in single.items():
+        columns[arm] = np.quantile(values, SPREAD).tolist() if arm in many else values
+    return AnchorPanel(label, columns, anchors, many)
 
 
 def _finding(panel: AnchorPanel) -> str:

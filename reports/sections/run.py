@@ -10,14 +10,25 @@ from bench.records import Case, MachineState, Plan, Setting, is_contest
 from bench.stats import CONFIDENCE, MIN_EXECUTIONS
 from bench.verdicts import MIN_PAIRS, MIN_SEEDS
 from reports.blocks import Block, Cell, Code, Listing, Section, Table, Text
-from reports.context import Report
+from reports.context import (
+    ALL_PAIRS_PSNR,
+    EPS_LOSS,
+    PAIRED_PSNR,
+    PER_IMAGE,
+    TOTAL_SECONDS,
+    Report,
+)
+from reports.effects import mean_by_seed, mean_cell
 from reports.load import log_tail, plain_text, without_home
+from reports.pairs import Quantity
 from reports.tables import MAIN_SETTINGS, Outcome
 from reports.words import bytes_of, number, plural, schedule, seconds, three
 
 # The raw table inside the page; above this many characters it stays a file beside it.
 MAX_RAW = 600_000
 MAX_LISTED = 20
+# Of outcomes; of more each setting has one.
+MAX_ROWS = 1_000
 # A decimal number that is no part of a name; a fraction is what texts of one kind differ in.
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.]*\w)")
 
@@ -148,6 +159,8 @@ def _results_table(
 
     shown: the settings that `columns` tell; others have one where it takes them to tell rows apart
     """
+    if len(own) > MAX_ROWS:
+        return _settings_table(own, caption, disturbed)
     told = telling([one.settings for one in own], shown, first=MAIN_SETTINGS)
     more = [(name, _setting(name)) for name in told]
     columns = [*more, *columns]
@@ -165,6 +178,44 @@ def _results_table(
             or any(cell.value is not None for cell in cells[name])]  # fmt: skip
     rows = [list(row) for row in zip(*(cells[name] for name in told), strict=True)]
     return Table(told, rows, caption, filterable=True)
+
+
+def _settings_table(own: Sequence[Outcome], caption: str, disturbed: Container[str]) -> Table:
+    """A row a setting, with the means over its outcomes: of too many for a row each."""
+    told = telling([one.settings for one in own], (), first=MAIN_SETTINGS)
+    groups: dict[tuple[Setting, ...], list[Outcome]] = {}
+    for one in own:
+        groups.setdefault(tuple(one.settings.get(name) for name in told), []).append(one)
+    rows = []
+    for values, some in list(groups.items())[:MAX_ROWS]:
+        ok = [one for one in some if one.ok]
+        busy = sum(one.record.unit in disturbed for one in some)
+        rows.append(
+            [
+                *(Cell(_plain(value), _plain(value)) for value in values),
+                Cell(str(len(some)), len(some)),
+                Cell(str(len(some) - len(ok)), len(some) - len(ok)),
+                Cell(str(busy), busy),
+                *(mean_cell(mean_by_seed(ok, quantity), form) for quantity, form in _MEANS),
+            ]
+        )
+    left = len(groups) - len(rows)
+    return Table(
+        [*told, "outcomes", "failed", "disturbed", *(quantity.name for quantity, _ in _MEANS)],
+        rows,
+        f"{caption}: means over seeds with 95 % intervals, as {len(own)} outcomes are too many for "
+        "a row each" + (f"; {left} more settings are in results.csv" if left else ""),
+        filterable=True,
+    )
+
+
+_MEANS: Sequence[tuple[Quantity, Callable[[float | None], str]]] = (
+    (PER_IMAGE, seconds),
+    (TOTAL_SECONDS, seconds),
+    (EPS_LOSS, number),
+    (ALL_PAIRS_PSNR, number),
+    (PAIRED_PSNR, number),
+)
 
 
 def results(report: Report, csv: str) -> Section:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.stats import Effect, fitted_exponent
+from bench.stats import Effect, fitted_exponent, geometric_mean
 from reports.blocks import Cell, Figure, Section, Table, raw_table
 from reports.context import COSINE, EPS_LOSS, LINEAR, LOSS_LEVELS, PER_IMAGE, TRAIN_SECONDS, Report
 from reports.effects import VERDICT_COLUMNS, missing, verdict_cells
@@ -14,7 +14,11 @@ from reports.figures import svg
 from reports.figures.plots import Line
 from reports.figures.quality import ScalingPanel
 from reports.pairs import Quantity, Side, distinct, run_cell
+from reports.tables import Outcome
 from reports.words import judged, plural, three, times
+
+# More lines in a panel are a blur.
+MAX_LINES = 60
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ def scaling(report: Report) -> Section:
             lambda width: plots.scaling(panels, len(axes), width),
             wide=svg.BROAD,
         ),
-        "A line a cell of the grid: round marks images, square marks DIP; both axes logarithmic. "
+        f"A line a cell of the grid and seed, where there are more than {MAX_LINES} their means "
+        "over seeds, and where these are more, over all settings of an arm: round marks images, "
+        "square marks DIP; both axes logarithmic. "
         "Above each panel the exponent of a power law where there are three levels or more, else "
         "the ratio of the last level to the first, mean over pairs. The loss is the mean over "
         f"{LOSS_LEVELS}, which all schedules have, so schedules compare.",
@@ -89,25 +95,60 @@ def _finding(report: Report, axes: Sequence[_Axis]) -> str:
 
 
 def _panel(report: Report, axis: _Axis, quantity: Quantity) -> ScalingPanel:
+    """A line a setting and seed; of more than MAX_LINES the means over seeds, and of still more
+    those of each arm."""
+    of_seeds = _lines(report, axis, quantity)
+    drawn = [line for lines in of_seeds.values() for line in lines]
+    note = _note(report, axis, quantity, drawn)
+    if len(drawn) > MAX_LINES:
+        drawn = [mean for lines in of_seeds.values() for mean in _means(lines)]
+    if len(drawn) > MAX_LINES:
+        arms = dict.fromkeys(line.arm for line in drawn)
+        drawn = [
+            mean for arm in arms for mean in _means([line for line in drawn if line.arm == arm])
+        ]
+    return ScalingPanel(axis.label, quantity.name, drawn, note)
+
+
+def _lines(report: Report, axis: _Axis, quantity: Quantity) -> dict[str, list[Line]]:
+    """Along the axis, by setting, of each seed a line of its own."""
     # The setting of a line -> what all its points are after, in epochs -> its points.
     lines: dict[str, dict[float, dict[float, float]]] = {}
-    arms: dict[str, str] = {}
+    firsts: dict[str, Outcome] = {}
     for outcome in distinct(report.generated, quantity):
         measured = quantity.of(outcome)
         if measured is not None and measured > 0 and outcome.record.repeat == 1:
-            # Of each seed a line of its own.
             key = run_cell(outcome, axis.factor)
             epochs = 0.0 if axis.factor == "epochs" else outcome.number("epochs")
             points = lines.setdefault(key, {}).setdefault(epochs, {})
             points.setdefault(outcome.number(axis.factor), measured)
-            arms[key] = str(outcome.settings["train_on"])
-    drawn = []
+            firsts[key] = outcome
+    found: dict[str, list[Line]] = {}
     for key, milestones in lines.items():
         # The milestone that most of the runs reached, of those the last.
         _, points = max(milestones.items(), key=lambda item: (len(item[1]), item[0]))
         if len(points) > 1:
-            drawn.append(Line(arms[key], sorted(points), [points[x] for x in sorted(points)]))
-    return ScalingPanel(axis.label, quantity.name, drawn, _note(report, axis, quantity, drawn))
+            first = firsts[key]
+            line = Line(
+                str(first.settings["train_on"]), sorted(points), [points[x] for x in sorted(points)]
+            )
+            found.setdefault(run_cell(first, axis.factor, "seed"), []).append(line)
+    return found
+
+
+def _means(lines: Sequence[Line]) -> list[Line]:
+    """The geometric means of those that have the same points, a line for each such set."""
+    by_points: dict[tuple[float, ...], list[Line]] = {}
+    for line in lines:
+        by_points.setdefault(tuple(line.x), []).append(line)
+    return [
+        Line(
+            some[0].arm,
+            x,
+            [geometric_mean(values).mean for values in zip(*(one.y for one in some), strict=True)],
+        )
+        for x, some in by_points.items()
+    ]
 
 
 def _note(report: Report, axis: _Axis, quantity: Quantity, drawn: Sequence[Line]) -> str:

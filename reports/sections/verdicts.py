@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from bench.verdicts import NOT_DISTINGUISHABLE, NOT_MEASURED, TOO_FEW, WITHHELD
 from reports.blocks import Block, Cell, Listing, Section, Table, Text
-from reports.claims import PROTOCOLS, Judged, under
+from reports.claims import PROTOCOLS, Judged
 from reports.context import PER_IMAGE, Report
 from reports.figures.rows import effect_row
 from reports.sections.loaders import loader_finding
@@ -144,7 +144,7 @@ def _marked(one: Judged) -> str:
 def _why(report: Report, one: Judged) -> str:
     said = []
     if one.claim.number == 2 and one.measured is not None:
-        said += loader_finding(under(report, one.protocol))[:1]
+        said += loader_finding(report.under(one.protocol))[:1]
     if one.verdict.word in (NOT_MEASURED, TOO_FEW):
         suite = one.claim.needs[one.protocol]
         twin = "" if report.run.environment.device == "cuda" else "-cpu"
@@ -172,7 +172,7 @@ def _cost(one: Judged) -> list[str]:
 def _time_halves(report: Report) -> Iterator[str]:
     """Of claims 5 and 6: what moves no training step should take no time, and is a control."""
     for protocol in PROTOCOLS:
-        part = under(report, protocol)
+        part = report.under(protocol)
         said = [
             f"{name} {judged(part.judge(PER_IMAGE, *sides))}"
             for name, sides in part.idle_sides.items()
