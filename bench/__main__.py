@@ -551,7 +551,9 @@ def _work(run: Run, options: argparse.Namespace, forced: tuple[str, ...] = ()) -
                 forced=forced,
             )
     except KeyboardInterrupt:
-        screen.print(f"stopped; go on with: {_command('bench resume', run)}", markup=False)
+        screen.print(
+            f"stopped; go on with: {_command('bench resume', run)}", markup=False, soft_wrap=True
+        )
         return 130
     if run.records():
         _print_results(run, screen)
@@ -559,11 +561,11 @@ def _work(run: Run, options: argparse.Namespace, forced: tuple[str, ...] = ()) -
         screen.print(_state(run), markup=False)
     if run.profiles():
         hint = f"traces: tensorboard --logdir {shlex.quote(str(run.folder))}"
-        screen.print(hint, markup=False)
+        screen.print(hint, markup=False, soft_wrap=True)
     if not _is_ok(run):
         again = f"{_command('bench resume', run)} --retry-failed"
-        screen.print(f"failures are run again by: {again}", markup=False)
-    screen.print(f"report: {_command('reports build', run)}", markup=False)
+        screen.print(f"failures are run again by: {again}", markup=False, soft_wrap=True)
+    screen.print(f"report: {_command('reports build', run)}", markup=False, soft_wrap=True)
     return 0 if _is_ok(run) else 1
 
 

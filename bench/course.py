@@ -21,6 +21,7 @@ class Course:
     states: of each unit, in the plan's order
     failures: what went wrong with units that failed
     warnings: what they warned of, each text once
+    is_stopping: no unit is begun any more
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Course:
         self.states: dict[str, State] = {spec.unit: "waiting" for spec in plan.units}
         self.failures = dict(failures or {})
         self.warnings: dict[str, None] = {}
+        self.is_stopping = False
         self._specs = {spec.unit: spec for spec in plan.units}
         self._kinds = {spec.unit: kind_of_work(spec) for spec in plan.units}
         self._contests = {spec.unit for spec in plan.units if spec.kind == "contest"}

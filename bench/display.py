@@ -126,6 +126,8 @@ class RunDisplay:
         """No unit is begun any more."""
         text = "stopping when the units under way are done; again to stop now"
         self._console.print(text, style="yellow")
+        self.course.is_stopping = True
+        self._boundary()
 
     def again(self, spec: UnitSpec, why: str) -> None:
         """The unit that was started, or was done, is run once more."""
@@ -157,10 +159,12 @@ class RunDisplay:
             markup=False,
         )
         failure = self.course.failures.get(spec.unit)
-        for text in (*([failure] if failure else ()), *self.course.warnings):
-            if text not in told:
-                line = " ".join(text.split())
-                self._console.print(f"  warning: {line}", style="yellow", markup=False)
+        said = {"failed": [failure] if failure else [], "warning": [*self.course.warnings]}
+        for what, texts in said.items():
+            for text in texts:
+                if text not in told:
+                    line = f"  {what}: {' '.join(text.split())}"
+                    self._console.print(line, style="yellow", markup=False)
         self._boundary()
 
     def _boundary(self) -> None:
@@ -311,16 +315,17 @@ def contests(run: Run) -> Table:
     table = Table(title=f"{run.plan.suite}: contests", title_justify="left")
     for name in ("of", "contender", "quality"):
         table.add_column(name, overflow="fold")
-    for name in ("seconds", "pace beside baseline", "rounds"):
+    for name in ("median s", "mean pace beside baseline", "rounds"):
         table.add_column(name, justify="right")
     for one in speed.entries(run.records()):
         ratio = one.ratio
         pace = "–" if ratio is None else f"{ratio.mean:.2f}x"
         if ratio is not None and ratio.low is not None and ratio.high is not None:
             pace += f" [{ratio.low:.2f}, {ratio.high:.2f}]"
-        equal = {None: "", True: "equal", False: "other"}[one.gate.passed]
+        equal = {None: "", True: ", equal", False: ", other"}[one.gate.passed]
+        quality = f"{one.quality:.4g}{equal}"
         table.add_row(
-            one.contest, one.name, equal, f"{one.seconds:.3g}", pace, str(len(one.records))
+            one.contest, one.name, quality, f"{one.seconds:.3g}", pace, str(len(one.records))
         )
     return table
 
@@ -393,6 +398,8 @@ def bill(run: Run) -> str:
     did, alone = costs.totals(found, lambda row: row.seconds)
     if not alone:
         return "No outcome was scored."
+    if any(record.status != "ok" for record in found):  # what failed has no bill
+        return f"The stages took {duration(did)}."
     text = (
         f"The stages took {duration(did)}; had no case shared any, {duration(alone)} "
         f"({did / alone:.2f} of it)."

@@ -23,11 +23,11 @@ const button = document.createElement("button");
 let waiting;
 const go = () => {
   waiting = setTimeout(() => location.reload(), 5000);
-  button.textContent = "wait";
+  button.textContent = "let this page stand";
 };
 button.addEventListener("click", () => {
   clearTimeout(waiting);
-  if (button.textContent === "wait") button.textContent = "go on";
+  if (button.textContent !== "follow the run again") button.textContent = "follow the run again";
   else go();
 });
 document.querySelector("main").append(button);
@@ -71,7 +71,8 @@ class LivePage:
             ),
             going=going,
             written=f"{now:%Y-%m-%d %H:%M:%S}",
-            build=without_home(f"python -m reports build {shlex.quote(str(self.path.parent))}"),
+            run=without_home(shlex.quote(str(self.path.parent))),
+            whole=not course.count("waiting", "running"),
             script=Markup(_SCRIPT),
             script_digest=_DIGEST,
         )
@@ -87,6 +88,8 @@ def _of(course: Course, state: str) -> Sequence[str]:
 def _state(course: Course, seconds_left: float | None, now: datetime, *, going: bool) -> str:
     if not going:
         return "The run is over." if not course.count("waiting", "running") else "It has stopped."
+    if course.is_stopping:
+        return "It stops when the units at work are done."
     if seconds_left is None:
         return "When it ends is told as soon as each kind of work has shown its pace."
     end = now + timedelta(seconds=seconds_left)

@@ -152,7 +152,7 @@ def build_comparison(options: argparse.Namespace) -> int:
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError(f"RUN must be different runs, got {', '.join(map(str, folders))}")
     out = folders[-1] if options.out is None else Path(options.out)
-    if not out.is_dir():
+    if out.exists() and not out.is_dir():
         raise UserError(f"--out must be a folder, got {options.out!r}")
     from reports import comparison, page
 
@@ -161,7 +161,12 @@ def build_comparison(options: argparse.Namespace) -> int:
         comparison.check(runs)
     flags = ["--across"] if options.across else []
     command = shlex.join(["python", "-m", "reports", "compare", *map(str, folders), *flags])
-    page.write(out, comparison.build(runs, load.without_home(command)))
+    files = comparison.build(runs, load.without_home(command))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out must be writable, got {options.out!r}: {error.strerror}") from error
+    page.write(out, files)
     print(out / "comparison.html")
     return 0
 

@@ -18,6 +18,7 @@ from bench.errors import UserError
 from bench.records import Setting
 from bench.speed import QUALITY, Entry, entries
 from bench.stats import Effect, Pair, paired_difference, paired_ratio
+from bench.verdicts import NOT_MEASURED, TOO_FEW
 from reports import page
 from reports.blocks import Block, Cell, Listing, Section, Table
 from reports.claims import judged_claims
@@ -171,7 +172,11 @@ class Comparison:
                         add(place, pair, _ALL, like)
                         add(place, pair, _words(one.settings, varied), like)
         lines = sorted(found.values(), key=lambda line: line.setting != _ALL)
-        return [*lines, *self._contests()]
+        return [*lines, *self.contests]
+
+    @cached_property
+    def contests(self) -> list[_Line]:
+        return list(self._contests())
 
     def _contests(self) -> Iterator[_Line]:
         """The seconds and the quality of every contender, round by round."""
@@ -284,6 +289,12 @@ def build(runs: Sequence[Loaded], command: str) -> dict[str, bytes]:
         if (why := differences(runs[0], run))
     ]
     title = f"{' and '.join(found.names[1:])} beside {found.names[0]}"
+    warned += [
+        f"The machine was busy with something else during {len(run.disturbed)} of "
+        f"{plural(run.num_watched, 'unit')} of {name}, whose times are no measurement."
+        for name, run in zip(found.names, runs, strict=True)
+        if run.disturbed
+    ]
     html = page.render(title, "runs side by side", facts, sections, incomplete=warned)
     csv = page.to_csv(_frame(found))
     return {"comparison.html": html.encode(), "comparison.csv": csv.encode()}
@@ -312,13 +323,7 @@ def _frame(found: Comparison) -> pd.DataFrame:
 def _effects(found: Comparison) -> Section:
     """Each quantity, over all that both runs have."""
     lines = [line for line in found.lines if line.setting == _ALL]
-    said = []
-    for place, name in enumerate(found.names[1:], 1):
-        only = found.alone(place)
-        counts = f"{plural(len(found.matched[place]), 'outcome')} of equal settings and seed"
-        if any(only):
-            counts += f"; {only[0]} only in {found.names[0]}, {only[1]} only in {name}"
-        said.append(f"{name}: {counts}")
+    said = [_counted(found, place) for place in range(1, len(found.runs))]
     main = next((line for line in lines if line.quantity == PER_IMAGE.name), None)
     finding = "; ".join(said) + "."
     effect = main and main.effect(1)
@@ -331,12 +336,40 @@ def _effects(found: Comparison) -> Section:
     return Section("effects", "What changed", finding, blocks)
 
 
+def _counted(found: Comparison, place: int) -> str:
+    """What a run shares with the first, and what only one of them has."""
+    first, name = found.names[0], found.names[place]
+    contests = len({line.setting for line in found.contests if place in line.pairs})
+    shared = [
+        plural(len(found.matched[place]), "outcome of equal settings and seed",
+               "outcomes of equal settings and seed"),
+        *([plural(contests, "equal contender")] if contests else []),
+    ]  # fmt: skip
+    if not found.matched[place] and not contests:
+        shared = ["nothing in common, neither outcomes of equal settings and seed nor contenders"]
+    text = f"{name}: {' and '.join(shared)}"
+    only = found.alone(place)
+    if any(only):
+        text += f"; {only[0]} only in {first}, {only[1]} only in {name}"
+    lost = [
+        f"{plural(count, 'outcome')} failed or missing in {of}"
+        for of, run in ((first, found.runs[0]), (name, found.runs[place]))
+        if (count := _lost(run))
+    ]
+    return "; ".join([text, *lost])
+
+
+def _lost(run: Loaded) -> int:
+    failed = sum(one.status != "ok" for one in (*run.records, *run.contests))
+    return failed + len(run.missing)
+
+
 _CAPTION = (
     "Change: the other run against the first, pair by pair of equal settings and seed; a ratio as "
     "a change in per cent, of scores the difference; the interval is over processes, of scores "
     "over seeds of training. It does not hold what differed between the two visits to the "
-    "machine, which moves all pairs alike, so no word stands beside it: `nox -s compare` takes "
-    "turns. Grey band: what counts as equal."
+    "machine, which moves all pairs alike, so no word stands beside it. Grey band: what counts as "
+    "equal."
 )
 
 
@@ -399,7 +432,8 @@ def _claims(found: Comparison) -> Section:
     title = "Verdicts of each run"
     if not rows:
         return Section("claims", title, "None of the eight claims was measured in these runs.")
-    other = sum(len({cell.text for cell in row[2:]}) > 1 for row in rows)
+    # Whether one was measured at all is no other word.
+    other = sum(len({cell.text for cell in row[2:]} - {NOT_MEASURED, TOO_FEW}) > 1 for row in rows)
     finding = (
         f"Of {plural(len(rows), 'measured claim')} {other} "
         f"{'has' if other == 1 else 'have'} another word in another run."
@@ -426,7 +460,13 @@ def _surroundings(found: Comparison, command: str) -> Section:
 
 def _facts(run: Loaded) -> dict[str, str]:
     told = run.environment.model_dump(mode="json", exclude={"peaks", "schema_version"})
-    found = {"begun": run.plan.created, "suite": run.plan.suite, "images": run.plan.images}
+    seeds = {one.seed for one in (*run.records, *run.contests)}
+    found = {
+        "begun": run.plan.created,
+        "suite": run.plan.suite,
+        "images": run.plan.images,
+        "seeds": ", ".join(map(str, sorted(seeds))),
+    }
     for name, value in told.items():
         some = value if isinstance(value, dict) else {"": value}
         found |= {

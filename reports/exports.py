@@ -82,8 +82,10 @@ def _effect(effect: Effect | None) -> dict[str, Any] | None:
     }
 
 
-def markdown(run: Loaded, sections: Sequence[Section], found: Sequence[Judged]) -> str:
-    """What a pull request needs to know of a run."""
+def markdown(
+    run: Loaded, sections: Sequence[Section], found: Sequence[Judged], incomplete: Sequence[str]
+) -> str:
+    """What a pull request needs to know of a run; incomplete: before all else."""
     environment = run.environment
     by_id = {section.id: section for section in sections}
     lines = [
@@ -93,6 +95,7 @@ def markdown(run: Loaded, sections: Sequence[Section], found: Sequence[Judged]) 
         f"`{(environment.commit or 'unknown')[:12]}`"
         f"{' with uncommitted changes' if environment.dirty else ''}.",
         "",
+        *(f"> {_cell(text)}\n" for text in incomplete),
         *(
             f"- **{one.title}.** {_cell(one.finding)}"
             for name in _TOLD

@@ -52,7 +52,7 @@ def build(run: Loaded) -> dict[str, bytes]:
     sections = _sections(report, claims, profiles, to_csv(table))
     files = {
         "report.html": _html(report, sections).encode(),
-        "report.md": exports.markdown(run, sections, claims).encode(),
+        "report.md": exports.markdown(run, sections, claims, _incomplete(report)).encode(),
         "summary.json": exports.summary(run, claims).encode(),
         "stages.parquet": _parquet(frames.stages(run)),
         "steps.parquet": _parquet(frames.steps(run)),
@@ -68,7 +68,10 @@ def build(run: Loaded) -> dict[str, bytes]:
 def to_csv(table: pd.DataFrame) -> str:
     """With an apostrophe before text that a spreadsheet would take for a formula."""
     texts = table.select_dtypes(["object", "string"]).columns
-    safe = {name: table[name].str.replace(r"^([=+@\t-])", r"'\1", regex=True) for name in texts}
+    safe = {
+        name: table[name].str.replace(r"^([=@\t]|[+-](?![\d.]))", r"'\1", regex=True)
+        for name in texts
+    }
     return table.assign(**safe).to_csv(index=False, lineterminator="\n")
 
 
@@ -194,7 +197,14 @@ def _words(text: str) -> Markup:
 def _incomplete(report: Report) -> list[str]:
     """What the reader has to know before anything else."""
     failed = sum(not outcome.ok for outcome in report.found)
+    failed += sum(one.status != "ok" for one in report.run.contests)
     lines = []
+    if busy := len(report.run.disturbed):
+        lines.append(
+            f"The machine was busy with something else during {busy} of "
+            f"{plural(report.run.num_watched, 'unit')}: their times are marked in the results, and "
+            "the section on the machine tells with what."
+        )
     profiles = {spec.unit for spec in report.run.plan.units if spec.kind == "profile"}
     unknown = [unit for unit in report.run.missing_units if unit not in profiles]
     if unknown and not report.run.missing:

@@ -33,9 +33,14 @@ def three(value: float) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """0.00437 -> 4.37 ms, 15.08 -> 15.1 s, 754 -> 12.6 min; an unknown is a dash."""
+    """0.00437 -> 4.37 ms, 15.08 -> 15.1 s, 754 -> 12.6 min, 9000 -> 2.50 h, and from two days on in
+    days; an unknown is a dash."""
     if value is None:
         return "–"
+    if abs(value) >= 2 * 86_400:
+        return f"{three(value / 86_400)}{NO_BREAK}days"
+    if abs(value) >= 2 * 3600:
+        return f"{three(value / 3600)}{NO_BREAK}h"
     if abs(value) >= 600:
         return f"{three(value / 60)}{NO_BREAK}min"
     return (

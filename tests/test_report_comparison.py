@@ -162,7 +162,7 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for arguments, said in (
         ([str(first), str(tmp_path / "none")], "none"),
         ([str(first), str(first)], "different runs"),
-        ([str(first), str(made(tmp_path / "b")), "--out", str(tmp_path / "no")], "--out"),
+        ([str(first), str(made(tmp_path / "b")), "--out", str(first / records.PLAN)], "--out"),
     ):
         assert main(["compare", *arguments]) == 2
         err = capsys.readouterr().err

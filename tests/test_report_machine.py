@@ -9,6 +9,7 @@ import pytest
 from bench import records
 from bench.records import MachineState, Probe, UnitSummary
 from bench.run_folder import sha256_of
+from reports import page
 from reports.context import Report
 from reports.frames import results
 from reports.load import load_run
@@ -68,7 +69,10 @@ def test_drift_and_what_was_busy(busy_run: Path) -> None:
 def test_what_was_disturbed_is_marked_where_its_figures_are(busy_run: Path) -> None:
     loaded = load_run(busy_run)
     [unit] = loaded.disturbed
-    assert "busy with something else during 1 of 3 units" in text(section(busy_run, "answer"))
+    files = page.build(loaded)
+    head = text(files["report.html"].decode().split("<header>")[1].split("</header>")[0])
+    for said in (head, files["report.md"].decode()):
+        assert "busy with something else during 1 of 3 units" in said
     found = results(loaded, Report(loaded).found)
     marked = found[found["disturbed"].notna()]
     assert set(marked["unit"]) == ({unit} if unit in set(found["unit"]) else set())

@@ -634,7 +634,7 @@ def test_contests_are_told_to_others_too(
     ]
     page.write(tmp_path, files)
     monkeypatch.chdir(tmp_path)
-    contenders = {one.settings["contender"] for one in loaded.contests}
+    contenders = {(one.settings["contest"], one.settings["contender"]) for one in loaded.contests}
     assert set(eval(line, {"pd": pd}).index) == contenders
 
 

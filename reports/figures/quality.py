@@ -93,7 +93,12 @@ def loss_facets(facets: Sequence[Facet], width: float) -> Figure:
         ax.set_title(facet.title)
     for ax in axes[len(facets) :]:
         ax.set_visible(False)
-    longest = max(x.high or x.mean for facet in facets for c in facet.curves for x, _ in c.points)
+    curves = [curve for facet in facets for curve in facet.curves]
+    longest = max(
+        *(x.high or x.mean for curve in curves for x, _ in curve.points),
+        *(x for curve in curves for seed in curve.seeds for x, _ in seed),
+        0.0,
+    )
     axes[0].set_xlim(0, 1.06 * longest)
     figure.supxlabel("seconds: prepare, priors and training", fontsize=9)
     figure.supylabel("held-out eps loss", fontsize=9)

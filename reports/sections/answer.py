@@ -28,7 +28,7 @@ from reports.sections.loaders import loader_finding
 from reports.sections.published import as_published_finding
 from reports.sections.restoration import dip_finding
 from reports.ways import ways
-from reports.words import judged, percent, plural
+from reports.words import judged, percent
 
 
 def answer(report: Report) -> Section:
@@ -66,12 +66,6 @@ def answer(report: Report) -> Section:
 def _not_to_be_trusted(report: Report) -> Iterator[str]:
     """What stands between the figures and belief in them."""
     run = report.run
-    if run.disturbed:
-        yield (
-            f"The machine was busy with something else during {len(run.disturbed)} of "
-            f"{plural(run.num_watched, 'unit')}: their times are marked in the results, and "
-            "the section on the machine tells with what."
-        )
     for text in run.altered:
         yield f"{without_home(text)}; `{run.resume}` makes it again"
 

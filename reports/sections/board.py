@@ -67,13 +67,14 @@ class Entry:
 
     def seconds_to(self, score: Quantity, target: float) -> Effect | None:
         """To the first milestone after which the mean over seeds is that low."""
-        return next((taken for taken, one in self.points(score) if one.mean <= target), None)
+        good = target * (1 + 1e-9)  # a mean that is the target may be off by its last bit
+        return next((taken for taken, one in self.points(score) if one.mean <= good), None)
 
 
 @dataclass(frozen=True)
 class Board:
-    """Entries, the quickest first, and the score that the better half of them reach, but two at
-    least: the best alone would be the target of its own winner."""
+    """Entries, the quickest first, and a round score that the better half of them reach, but two
+    at least: the best alone would be the target of its own winner."""
 
     score: Quantity
     entries: Sequence[Entry]
@@ -107,13 +108,20 @@ def board_of(outcomes: Iterable[Outcome], score: Quantity) -> Board | None:
     if len(entries) < 2:
         return None
     bests = sorted(best.mean for one in entries if (best := one.best(score)))
-    target = bests[max(1, (len(bests) - 1) // 2)]
+    target = _round_up(bests[max(1, (len(bests) - 1) // 2)])
 
     def place(one: Entry) -> tuple[float, float]:
         taken, best = one.seconds_to(score, target), one.best(score)
         return (taken.mean if taken else math.inf, best.mean if best else math.inf)
 
     return Board(score, sorted(entries, key=place), target)
+
+
+def _round_up(target: float) -> float:
+    """To two digits: what differs by less is as good."""
+    digits = 1 - math.floor(math.log10(abs(target))) if target else 0
+    scale = 10.0**digits
+    return math.ceil(round(target * scale, 6)) / scale
 
 
 def entries_of(outcomes: Iterable[Outcome], score: Quantity) -> list[Entry]:

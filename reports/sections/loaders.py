@@ -257,13 +257,19 @@ def _waiting_sentence(report: Report, kept: str) -> str:
     if found is None:
         return ""
     text = (
-        f" Decoding took {seconds(found.taken.mean)} an image longer, of which "
-        f"{seconds(found.waited.mean)} were longer waiting for data as measured; the rest, "
+        f" Decoding took {seconds(found.taken.mean)} an image longer ({_ends(found.taken)}), of "
+        f"which {seconds(found.waited.mean)} were longer waiting for data as measured; the rest, "
         f"{_rest_words(found)}"
     )
     if on_images is not None and on_images.taken.pairs < found.taken.pairs:
         text += f"; on images alone the rest, {_rest_words(on_images)}"
     return f"{text}."
+
+
+def _ends(effect: Effect) -> str:
+    if effect.low is None:
+        return "no interval"
+    return f"95 % interval {seconds(effect.low)} to {seconds(effect.high)}"
 
 
 def _rest_words(found: Waiting) -> str:

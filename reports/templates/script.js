@@ -43,16 +43,19 @@ for (const table of document.querySelectorAll("table.sortable")) {
     }
   });
 }
-for (const label of document.querySelectorAll(".filter")) label.style.display = "block";
+for (const label of document.querySelectorAll(".filter")) label.classList.add("works");
 
 // Each table as it is shown, and the values behind each figure, as comma-separated values. A
 // spreadsheet takes what begins like a formula for one.
 const field = (text) => {
-  const safe = /^[=+@\t-]/.test(text) && Number.isNaN(Number(text)) ? `'${text}` : text;
+  const plain = text.replaceAll(/[\u00a0\u202f]/g, " ");
+  const safe = /^([=@\t]|[+-](?![\d.]))/.test(plain) ? `'${plain}` : plain;
   return /[",\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 };
 const save = (table, name) => {
-  const shown = table.closest("figure") ? value : (cell) => cell.textContent;
+  // Of a drawing its words.
+  const read = (cell) => (cell.querySelector("svg title") ?? cell).textContent;
+  const shown = table.closest("figure") ? value : read;
   const rows = [...table.rows].map((row, place) =>
     [...row.cells].map((cell) => field(place ? shown(cell) : cell.textContent)).join(","));
   const link = document.createElement("a");
@@ -96,8 +99,8 @@ document.body.append(dialog);
 for (const picture of document.querySelectorAll(".strips img")) {
   const open = button("", () => {
     const large = picture.cloneNode();
-    const room = Math.min(innerWidth / picture.naturalWidth, innerHeight / picture.naturalHeight);
-    large.width = picture.naturalWidth * Math.max(1, Math.floor(0.9 * room));
+    const room = Math.floor((0.9 * innerWidth) / picture.naturalWidth);
+    large.width = picture.naturalWidth * Math.max(1, Math.min(8, room));
     large.removeAttribute("height");
     dialog.replaceChildren(button("close", () => dialog.close()), large);
     dialog.setAttribute("aria-label", picture.alt);
