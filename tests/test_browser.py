@@ -215,11 +215,13 @@ def test_the_data_of_a_figure_and_of_a_table_come_as_a_file(page: Page, tmp_path
     for place in ("#ledger figure", "#results .caption"):
         block = page.locator(place).first
         table = page.locator(f"{place.split()[0]} table").first
-        # Behind a figure are values; a table is saved as it is read.
+        # Behind a figure are values; a table is saved as it is read, with plain spaces.
         of_cell = "c.dataset.v ?? c.textContent" if "figure" in place else "c.textContent"
         rows = table.evaluate(
             f"one => [...one.rows].map(row => [...row.cells].map(c => {of_cell}))"
         )
+        spaces = str.maketrans({"\N{NO-BREAK SPACE}": " ", "\N{NARROW NO-BREAK SPACE}": " "})
+        rows = [[text.translate(spaces) for text in row] for row in rows]
         with page.expect_download() as waiting:
             block.locator("button", has_text="CSV").click()
         path = tmp_path / waiting.value.suggested_filename
