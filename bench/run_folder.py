@@ -135,13 +135,18 @@ class Run:
         return [self.summary(spec.unit) for spec in self.done()]
 
     def failures(self) -> dict[str, str]:
-        """Of units that failed, or of which an outcome did, what went wrong."""
-        found: dict[str, dict[str, None]] = {}
-        told: list[UnitSummary | Record] = [*self.summaries(), *self.records()]
-        for one in told:
-            if one.status != "ok":
-                found.setdefault(one.unit, {})[one.error or one.status] = None
-        return {unit: "; ".join(texts) for unit, texts in found.items()}
+        """Of units that failed, or of which an outcome did, what went wrong; of those that can no
+        longer be read nothing."""
+        found = {}
+        for spec in self.done():
+            with contextlib.suppress(UserError):
+                told: list[UnitSummary | Record] = [
+                    self.summary(spec.unit), *self.records_of(spec.unit)
+                ]  # fmt: skip
+                wrong = dict.fromkeys(one.error or one.status for one in told if one.status != "ok")
+                if wrong:
+                    found[spec.unit] = "; ".join(wrong)
+        return found
 
     def missing(self) -> list[Case]:
         """The cases that have no record yet."""

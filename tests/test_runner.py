@@ -82,8 +82,9 @@ def run(finished: Run, tmp_path: Path, engine: Watched) -> Run:
 
 def go_on(run: Run, engine: Watched, *, rerun_share: float = 0.0) -> str:
     """Works through the run and returns what the terminal was told."""
-    stream = io.StringIO()
-    with display.RunDisplay(run.plan, run.done(), Console(file=stream, width=400)) as shown:
+    stream, failures = io.StringIO(), run.failures()  # as `bench resume` asks for them
+    console = Console(file=stream, width=400)
+    with display.RunDisplay(run.plan, run.done(), console, failures=failures) as shown:
         runner.run_units(run, engine, shown, rerun_share=rerun_share)
     return stream.getvalue()
 

@@ -93,7 +93,8 @@ def run_all(
     timeout_seconds: float = math.inf,
     forced: tuple[str, ...] = (),
 ) -> Run:
-    with display.RunDisplay(run.plan, run.done(), terminal.console()) as shown:
+    screen, failures = terminal.console(), run.failures()
+    with display.RunDisplay(run.plan, run.done(), screen, failures=failures) as shown:
         # Nothing is measured again: whether the machine is busy is no matter of these tests.
         runner.run_units(
             run, engine, shown, timeout_seconds=timeout_seconds, rerun_share=0.0, forced=forced
