@@ -312,7 +312,7 @@ def run_unit(options: argparse.Namespace) -> int:
     run = Run.open(find_run(options.run))
     if not run.is_done(runner.ready(run, options.unit)):
         forced = _forced(run, options)
-        with display.RunDisplay(run.plan, run.done(), terminal.console()) as shown:
+        with display.RunDisplay.of(run, terminal.console()) as shown:
             runner.run_unit(
                 run, options.unit, _engine(options), shown,
                 timeout_seconds=options.timeout, forced=forced,
@@ -539,9 +539,7 @@ def _work(run: Run, options: argparse.Namespace, forced: tuple[str, ...] = ()) -
     screen.print(run.plan.about, markup=False)
     try:
         live = LivePage(run.folder) if options.live else None
-        with display.RunDisplay(
-            run.plan, run.done(), screen, live, failures=run.failures()
-        ) as shown:
+        with display.RunDisplay.of(run, screen, live) as shown:
             runner.run_units(
                 run,
                 _engine(options),

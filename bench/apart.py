@@ -1,4 +1,4 @@
-"""Which settings tell cases apart. Imports no torch."""
+"""Which settings tell cases apart, and their values in words. Imports no torch."""
 
 from __future__ import annotations
 
@@ -35,3 +35,10 @@ def telling(
             told.append(name)
             keys = [(*key, one.get(name)) for key, one in zip(keys, distinct, strict=True)]
     return told
+
+
+def value_words(value: Setting) -> str:
+    """16/32/64; default, where it is left open."""
+    if value is None:
+        return "default"
+    return "/".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -32,10 +32,18 @@ class Costs:
     def totals(
         self, found: Iterable[Record], of: Callable[[StageRow], float | None]
     ) -> tuple[float, float]:
-        """The sum over all rows, and over the bill of each record, had none shared any of it."""
-        charged = (self.charged(one.unit, key) for one in found for key in one.stages)
-        alone = sum(of(row) or 0 for row in charged if row is not None)
-        return sum(of(row) or 0 for row in self._rows.values()), alone
+        """Over all rows that a record is charged with, each once, and over the bill of each record,
+        had none shared any of it. What rests on no bill, as of a case that failed, is in neither.
+        """
+        charged = [
+            row
+            for one in found
+            for key in one.stages
+            if (row := self.charged(one.unit, key)) is not None
+        ]
+        distinct = {(row.unit, row.key): row for row in charged}
+        did, alone = (sum(of(row) or 0 for row in rows) for rows in (distinct.values(), charged))
+        return did, alone
 
 
 # The settings of a stage's precision, and of the TF32 that it allows.

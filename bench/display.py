@@ -82,7 +82,7 @@ class RunDisplay:
     ) -> None:
         """failures: what went wrong with those of `done` that failed"""
         self._console, self._live = console, live
-        self.course = Course(plan, done, failures or {})
+        self.course = Course(plan, done, failures)
         name = max(12, min(44, console.width - _BESIDE_NAMES))
         self._progress = _ProgressWithMap(
             # What is too long for the line is the name, never the counts.
@@ -103,6 +103,11 @@ class RunDisplay:
         )
         self._unit_tasks: dict[str, TaskID] = {}
         self._steps: dict[str, int] = {}
+
+    @classmethod
+    def of(cls, run: Run, console: Console, live: LivePage | None = None) -> RunDisplay:
+        """Of a run as it is now."""
+        return cls(run.plan, run.done(), console, live, failures=run.failures())
 
     def __enter__(self) -> RunDisplay:
         if self._console.is_terminal:
@@ -192,7 +197,7 @@ def watch(run: Run, console: Console) -> None:
     """Shows what other processes do on a run, until every unit of it is done and none measured
     again, or nobody does anything any more."""
     idle = 0
-    with RunDisplay(run.plan, run.done(), console, failures=run.failures()) as shown:
+    with RunDisplay.of(run, console) as shown:
         over = {spec.unit for spec in run.done()}
         under_way: set[str] = set()
         while True:
@@ -398,8 +403,6 @@ def bill(run: Run) -> str:
     did, alone = costs.totals(found, lambda row: row.seconds)
     if not alone:
         return "No outcome was scored."
-    if any(record.status != "ok" for record in found):  # what failed has no bill
-        return f"The stages took {duration(did)}."
     text = (
         f"The stages took {duration(did)}; had no case shared any, {duration(alone)} "
         f"({did / alone:.2f} of it)."

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import shlex
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
+from bench import templating
 from bench.course import Course
 from bench.errors import plain_text, without_home
 
 LIVE = "live.html"
 _TEMPLATES = Path(__file__).parent / "templates"
-# Asks for the page again, until it is told to wait.
-_SCRIPT = """"use strict";
-const button = document.createElement("button");
-let waiting;
-const go = () => {
-  waiting = setTimeout(() => location.reload(), 5000);
-  button.textContent = "let this page stand";
-};
-button.addEventListener("click", () => {
-  clearTimeout(waiting);
-  if (button.textContent !== "follow the run again") button.textContent = "follow the run again";
-  else go();
-});
-document.querySelector("main").append(button);
-go();
-"""
-_DIGEST = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
 _SIGNS = {"ok": "✓", "failed": "✗", "running": "▸", "waiting": ""}
 
 
@@ -43,14 +22,8 @@ class LivePage:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LIVE
-        environment = Environment(
-            loader=FileSystemLoader(_TEMPLATES),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._template = environment.get_template("live.html")
+        self._template = templating.environment(_TEMPLATES).get_template("live.html")
+        self._script = templating.script(_TEMPLATES / "live.js")
 
     def write(self, course: Course, seconds_left: float | None, *, going: bool) -> None:
         """going: whether units are still begun"""
@@ -73,8 +46,7 @@ class LivePage:
             written=f"{now:%Y-%m-%d %H:%M:%S}",
             run=without_home(shlex.quote(str(self.path.parent))),
             whole=not course.count("waiting", "running"),
-            script=Markup(_SCRIPT),
-            script_digest=_DIGEST,
+            **self._script,
         )
         unfinished = self.path.with_name(f"{LIVE}.part")
         unfinished.write_text(page, encoding="utf-8")

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.apart import value_words
 from bench.records import Record, Setting
 from bench.stats import Effect, Pair, paired_difference, paired_ratio
 from bench.verdicts import EQUIVALENCE_CONFIDENCE
@@ -203,11 +204,7 @@ def _work(record: Record) -> str:
 
 def _work_in_words(record: Record) -> str:
     names = _SHOWN[str(record.settings["contest"])]
-    return ", ".join(f"{name} = {_shown(record.settings[name])}" for name in names)
-
-
-def _shown(value: Setting) -> str:
-    return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return ", ".join(f"{name} = {value_words(record.settings[name])}" for name in names)
 
 
 def _entries(contest: str, work: str, records: Sequence[Record]) -> list[Entry]:
@@ -297,7 +294,7 @@ def _name(contest: str, record: Record) -> str:
     """Who did it, and by which levers."""
     contender = str(record.settings["contender"])
     levers = [
-        f"{name} = {_shown(record.settings.get(name, default))}"
+        f"{name} = {value_words(record.settings.get(name, default))}"
         for name, default in _LEVERS[contest].items()
         if record.settings.get(name, default) != default
     ]

@@ -101,18 +101,14 @@ def sample(
     given = None if condition is None else condition.pixels[: sampling.num_samples].to(device)
     timesteps = spaced_timesteps(point.t0, sampling.num_inference_steps, sampling.timestep_spacing)
     generator = torch.Generator(device).manual_seed(derive_seed(context.seed, "ancestral"))
-    shown = _spread_out(timesteps, _PATH_STEPS)
-    # By the first sample of a batch: one that memory did not hold is made anew.
-    paths: dict[int, list[Tensor]] = {}
+    path = _Path(timesteps)
 
     def batch(first: int, last: int) -> Tensor:
         beside = None if given is None else given[first:last]
-        path = paths[first] = []
-        followed = max(0, _PATH_SAMPLES - first)
+        path.begin(first)
 
         def denoiser(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
-            if followed and t in shown:
-                path.append(x[:followed].clone())
+            path.note(x, t)
             net_input = conditioned(x, beside).to(dtype, memory_format=layout)
             prediction = run(net_input, on_device[t]).float()
             return x_0_and_eps(prediction, x, abar[t], schedule.prediction_type)
@@ -129,21 +125,44 @@ def sample(
     with in_force(levers), torch.inference_mode():
         parts = _in_batches(batch, sampling.num_samples, sampling.samples_per_batch)
         images = torch.cat(parts)
-        path = torch.cat([torch.stack(one) for _, one in sorted(paths.items()) if one], dim=1)
+        passed = path.whole()
     # Out of inference mode, so that the result is a tensor like any other.
     return Samples(
         images.float().cpu().clone(),
         samples_per_batch=len(parts[0]),
-        path=path.float().cpu().clone(),
-        path_timesteps=torch.tensor(shown),
+        path=passed.float().cpu().clone(),
+        path_timesteps=torch.tensor(path.timesteps),
     )
 
 
-def _spread_out(timesteps: Sequence[int], count: int) -> list[int]:
-    """So many of them from the first to the last, or all."""
-    last = len(timesteps) - 1
-    places = {round(i * last / (count - 1)) for i in range(count)}
-    return [timesteps[place] for place in sorted(places)]
+class _Path:
+    """Where the first samples pass, of whatever batches they are.
+
+    timesteps: at which they are noted, from the first to the last
+    """
+
+    def __init__(self, timesteps: Sequence[int]) -> None:
+        last = len(timesteps) - 1
+        places = {round(i * last / (_PATH_STEPS - 1)) for i in range(_PATH_STEPS)}
+        self.timesteps = [timesteps[place] for place in sorted(places)]
+        self._first = 0
+        # By the first sample of a batch: one that memory did not hold is made anew.
+        self._noted: dict[int, list[Tensor]] = {}
+
+    def begin(self, first: int) -> None:
+        """A batch from that sample on."""
+        self._first, self._noted[first] = first, []
+
+    def note(self, x: Tensor, t: int) -> None:
+        """x_t of the batch."""
+        followed = _PATH_SAMPLES - self._first
+        if followed > 0 and t in self.timesteps:
+            self._noted[self._first].append(x[:followed].clone())
+
+    def whole(self) -> Tensor:
+        """(K, P, 3, H, W)"""
+        parts = [torch.stack(noted) for _, noted in sorted(self._noted.items()) if noted]
+        return torch.cat(parts, dim=1)
 
 
 def _in_batches(

@@ -40,18 +40,32 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m reports", description=__doc__)
     parser.add_argument("--version", action="version", version=f"dipddpm {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    text = "write report.html, and tables and verdicts for others to read, into a run's folder"
-    one = commands.add_parser(
-        "build", help=text, description=text, epilog="example: python -m reports build runs/first"
+
+    def add(
+        name: str, command: Callable[[argparse.Namespace], int], text: str, example: str
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"example: python -m reports {example}",
+        )
+        sub.set_defaults(command=command)
+        return sub
+
+    one = add(
+        "build",
+        build,
+        "write report.html, and tables and verdicts for others to read, into a run's folder",
+        "build runs/first",
     )
     one.add_argument("run", metavar="RUN", help="a path, or a name under runs/")
-    one.set_defaults(command=build)
-    text = "write comparison.html: the same cases in two runs or more, side by side"
-    several = commands.add_parser(
+
+    several = add(
         "compare",
-        help=text,
-        description=text,
-        epilog="example: python -m reports compare runs/before runs/after",
+        build_comparison,
+        "write comparison.html: the same cases in two runs or more, side by side",
+        "compare runs/before runs/after",
     )
     several.add_argument("first", metavar="RUN", help="a path, or a name under runs/")
     several.add_argument("others", metavar="RUN", nargs="+", help="to hold against the first")
@@ -59,26 +73,26 @@ def _parser() -> argparse.ArgumentParser:
                          "protocols differ")  # fmt: skip
     several.add_argument("--out", metavar="FOLDER", help="for comparison.html and comparison.csv; "
                          "the last run's if not given")  # fmt: skip
-    several.set_defaults(command=build_comparison)
-    text = "tell how many pairs an interval would take, at which setting, and what they would cost"
-    plan = commands.add_parser(
+
+    plan = add(
         "plan",
-        help=text,
-        description=text,
-        epilog="example: python -m reports plan runs/first --within 1",
+        show_plan,
+        "tell how many pairs an interval would take, at which setting, and what they would cost",
+        "plan runs/first --within 1",
     )
     plan.add_argument("run", metavar="RUN", help="whose spread it goes by")
     plan.add_argument("--within", type=_width, default=2.0, metavar="PERCENT", help="half of "
                       "the 95 %% interval of times and losses (default: %(default)g)")  # fmt: skip
     plan.add_argument("--within-db", type=_width, default=0.3, metavar="DB", help="of PSNRs "
                       "(default: %(default)g)")  # fmt: skip
-    plan.set_defaults(command=show_plan)
-    text = "write index.html into a folder of runs: all of them, by suite, with their trend"
-    index = commands.add_parser(
-        "index", help=text, description=text, epilog="example: python -m reports index runs"
+
+    index = add(
+        "index",
+        build_index,
+        "write index.html into a folder of runs: all of them, by suite, with their trend",
+        "index runs",
     )
     index.add_argument("folder", metavar="FOLDER", nargs="?", default="runs", help="of runs")
-    index.set_defaults(command=build_index)
     return parser
 
 
@@ -154,14 +168,14 @@ def build_comparison(options: argparse.Namespace) -> int:
     out = folders[-1] if options.out is None else Path(options.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out must be a folder, got {options.out!r}")
-    from reports import comparison, page
+    from reports import compare, comparison, page
 
     runs = [load.load_run(folder) for folder in folders]
     if not options.across:
         comparison.check(runs)
     flags = ["--across"] if options.across else []
     command = shlex.join(["python", "-m", "reports", "compare", *map(str, folders), *flags])
-    files = comparison.build(runs, load.without_home(command))
+    files = compare.build(runs, load.without_home(command))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Runs side by side: what the same cases took and reached in each.
+"""The same cases in several runs: what they took and reached in each.
 
 Each run is a visit to its machine of its own, and whatever differed between two visits moves all of
 their pairs alike. So there are effects with their intervals here, and no verdicts.
@@ -6,22 +6,15 @@ their pairs alike. So there are effects with their intervals here, and no verdic
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import pandas as pd
-
-from bench.apart import telling
+from bench.apart import telling, value_words
 from bench.errors import UserError
 from bench.records import Setting
 from bench.speed import QUALITY, Entry, entries
 from bench.stats import Effect, Pair, paired_difference, paired_ratio
-from bench.verdicts import NOT_MEASURED, TOO_FEW
-from reports import page
-from reports.blocks import Block, Cell, Listing, Section, Table
-from reports.claims import judged_claims
 from reports.context import (
     ALL_PAIRS_PSNR,
     EPS_LOSS,
@@ -31,12 +24,10 @@ from reports.context import (
     TOTAL_SECONDS,
     Report,
 )
-from reports.effects import mean_cell
-from reports.figures.rows import effect_row
-from reports.load import Loaded, plain_text, without_home
-from reports.pairs import MIN_SHARED_PART, Quantity, distinct
+from reports.load import Loaded, plain_text
+from reports.pairs import Quantity, distinct, paid_units
 from reports.tables import MAIN_SETTINGS, Outcome
-from reports.words import bytes_of, effect_words, interval_words, number, plural, seconds, signed
+from reports.words import bytes_of, number, seconds
 
 PRIORS_SECONDS = Quantity("priors' seconds", lambda one: one.group_seconds("priors"), shared=True)
 SAMPLE_SECONDS = Quantity("sampling seconds", lambda one: one.group_seconds("sample"))
@@ -57,13 +48,12 @@ _QUANTITIES: Sequence[tuple[Quantity, Callable[[float | None], str]]] = (
     (ALL_PAIRS_PSNR, number),
     (PAIRED_PSNR, number),
 )
-# More rows stay in the file beside the page.
-MAX_ROWS = 1500
-_ALL = "all that both have"
+# The setting of a line over all that is matched.
+ALL = "all that both have"
 
 
 @dataclass(frozen=True)
-class _Line:
+class Line:
     """A quantity of a setting; pairs: by the place of the other run, the first run's value first.
 
     unit: of differences; None: compared as a ratio
@@ -77,25 +67,18 @@ class _Line:
     pairs: dict[int, list[Pair]] = field(default_factory=dict)
 
     def effect(self, place: int) -> Effect | None:
-        effect = paired_ratio if self.unit is None else paired_difference
-        return effect(self.pairs.get(place, []))
+        return self._paired(self.pairs.get(place, []))
 
-    def means(self, place: int) -> list[Effect | None]:
+    def means(self, place: int) -> tuple[Effect | None, Effect | None]:
         """Of the first run and of the other, over what both have."""
-        pairs = self.pairs.get(place, [])
-        if self.unit is None:
-            return [
-                paired_ratio(Pair(1.0, value, pair.executions) for value, pair in side)
-                for side in _sides(pairs)
-            ]
-        return [
-            paired_difference(Pair(0.0, value, pair.executions) for value, pair in side)
-            for side in _sides(pairs)
-        ]
+        pairs, nothing = self.pairs.get(place, []), 1.0 if self.unit is None else 0.0
+        return (
+            self._paired(Pair(nothing, pair.base, pair.executions) for pair in pairs),
+            self._paired(Pair(nothing, pair.other, pair.executions) for pair in pairs),
+        )
 
-
-def _sides(pairs: Sequence[Pair]) -> list[list[tuple[float, Pair]]]:
-    return [[(pair.base, pair) for pair in pairs], [(pair.other, pair) for pair in pairs]]
+    def _paired(self, pairs: Iterable[Pair]) -> Effect | None:
+        return (paired_ratio if self.unit is None else paired_difference)(pairs)
 
 
 @dataclass(frozen=True)
@@ -147,38 +130,35 @@ class Comparison:
         return len(self.reports[0].ok) - both, len(self.reports[place].ok) - both
 
     @cached_property
-    def lines(self) -> list[_Line]:
+    def lines(self) -> list[Line]:
         """Of each quantity over all that is matched, then of each setting; and of contests."""
-        found: dict[tuple[str, str], _Line] = {}
+        found: dict[tuple[str, str], Line] = {}
         firsts = [one for pairs in self.matched.values() for one, _ in pairs]
         varied = telling([one.settings for one in firsts], (), {"images"}, first=MAIN_SETTINGS)
 
-        def add(place: int, pair: Pair, setting: str, like: _Line) -> None:
-            line = found.setdefault(
-                (setting, like.quantity),
-                _Line(setting, like.quantity, like.unit, like.form, like.margin),
-            )
-            line.pairs.setdefault(place, []).append(pair)
-
         for quantity, form in _QUANTITIES:
-            like = _Line("", quantity.name, quantity.unit, form, quantity.margin)
             meaningful = {
                 id(one) for report in self.reports for one in distinct(report.ok, quantity)
             }
             for place, pairs in self.matched.items():
                 for one, other in pairs:
                     pair = _pair(quantity, one, other)
-                    if pair is not None and {id(one), id(other)} <= meaningful:
-                        add(place, pair, _ALL, like)
-                        add(place, pair, _words(one.settings, varied), like)
-        lines = sorted(found.values(), key=lambda line: line.setting != _ALL)
+                    if pair is None or not {id(one), id(other)} <= meaningful:
+                        continue
+                    for setting in (ALL, _words(one.settings, varied)):
+                        line = found.setdefault(
+                            (setting, quantity.name),
+                            Line(setting, quantity.name, quantity.unit, form, quantity.margin),
+                        )
+                        line.pairs.setdefault(place, []).append(pair)
+        lines = sorted(found.values(), key=lambda line: line.setting != ALL)
         return [*lines, *self.contests]
 
     @cached_property
-    def contests(self) -> list[_Line]:
+    def contests(self) -> list[Line]:
         return list(self._contests())
 
-    def _contests(self) -> Iterator[_Line]:
+    def _contests(self) -> Iterator[Line]:
         """The seconds and the quality of every contender, round by round."""
         by_run = [_by_name(entries(run.contests)) for run in self.runs]
         for key, one in by_run[0].items():
@@ -191,7 +171,7 @@ class Comparison:
                 pairs = {place: _rounds(one, other, score) for place, other in there.items()}
                 if any(pairs.values()):
                     form = seconds if unit is None else number
-                    yield _Line(setting, quantity, unit, form, None, pairs)
+                    yield Line(setting, quantity, unit, form, None, pairs)
 
 
 def _by_name(found: Iterable[Entry]) -> dict[tuple[str, str, str], Entry]:
@@ -213,20 +193,9 @@ def _pair(quantity: Quantity, one: Outcome, other: Outcome) -> Pair | None:
     units = [
         f"{run} {unit}"
         for run, outcome in (("first", one), ("other", other))
-        for unit in (_paid_units(outcome) if quantity.shared else {outcome.record.unit})
+        for unit in {outcome.record.unit, *(paid_units(outcome) if quantity.shared else ())}
     ]
     return Pair(base, value, frozenset(units))
-
-
-def _paid_units(outcome: Outcome) -> set[str]:
-    """Of the bill; without those that made next to nothing of it."""
-    seconds_of: dict[str, float] = {}
-    for charge in outcome.bill:
-        if charge.paid is not None:
-            paid = seconds_of.get(charge.paid.unit, 0.0) + (charge.seconds or 0.0)
-            seconds_of[charge.paid.unit] = paid
-    least = MIN_SHARED_PART * sum(seconds_of.values())
-    return {unit for unit, taken in seconds_of.items() if taken > least}
 
 
 def _rounds(one: Entry, other: Entry, score: str) -> list[Pair]:
@@ -238,11 +207,8 @@ def _rounds(one: Entry, other: Entry, score: str) -> list[Pair]:
 
 
 def _words(settings: dict[str, Setting], names: Iterable[str]) -> str:
-    return ", ".join(f"{name} = {_shown(settings.get(name))}" for name in names) or "its setting"
-
-
-def _shown(value: Setting) -> str:
-    return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    words = [f"{name} = {value_words(settings.get(name))}" for name in names]
+    return ", ".join(words) or "its setting"
 
 
 # Whether ------------------------------------------------------------------------------------------
@@ -273,204 +239,3 @@ def check(runs: Sequence[Loaded]) -> None:
                 f"{runs[0].folder} and {other.folder} differ in {'; in '.join(why)}: --across "
                 "compares them all the same"
             )
-
-
-# The page -----------------------------------------------------------------------------------------
-
-
-def build(runs: Sequence[Loaded], command: str) -> dict[str, bytes]:
-    """comparison.html and comparison.csv of two runs or more; the same runs give the same bytes."""
-    found = Comparison(runs)
-    sections = [_effects(found), _settings(found), _claims(found), _surroundings(found, command)]
-    facts = [f"{name}: {run.plan.title}" for name, run in zip(found.names, runs, strict=True)]
-    warned = [
-        f"{found.names[0]} and {name} differ in {'; in '.join(why)}"
-        for name, run in zip(found.names[1:], runs[1:], strict=True)
-        if (why := differences(runs[0], run))
-    ]
-    title = f"{' and '.join(found.names[1:])} beside {found.names[0]}"
-    warned += [
-        f"The machine was busy with something else during {len(run.disturbed)} of "
-        f"{plural(run.num_watched, 'unit')} of {name}, whose times are no measurement."
-        for name, run in zip(found.names, runs, strict=True)
-        if run.disturbed
-    ]
-    html = page.render(title, "runs side by side", facts, sections, incomplete=warned)
-    csv = page.to_csv(_frame(found))
-    return {"comparison.html": html.encode(), "comparison.csv": csv.encode()}
-
-
-def _frame(found: Comparison) -> pd.DataFrame:
-    """A row a quantity, setting and other run; a ratio is other / first."""
-    rows = []
-    for line in found.lines:
-        for place in line.pairs:
-            effect = line.effect(place)
-            assert effect is not None  # a line has pairs
-            means = line.means(place)
-            rows.append(
-                [
-                    found.names[0], found.names[place], line.setting, line.quantity,
-                    "ratio" if effect.is_ratio else "difference", effect.mean, effect.low,
-                    effect.high, effect.pairs, effect.n, *(one and one.mean for one in means),
-                ]
-            )  # fmt: skip
-    columns = ["first", "other", "setting", "quantity", "kind", "effect", "low", "high", "pairs",
-               "replicates", "mean_of_first", "mean_of_other"]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _effects(found: Comparison) -> Section:
-    """Each quantity, over all that both runs have."""
-    lines = [line for line in found.lines if line.setting == _ALL]
-    said = [_counted(found, place) for place in range(1, len(found.runs))]
-    main = next((line for line in lines if line.quantity == PER_IMAGE.name), None)
-    finding = "; ".join(said) + "."
-    effect = main and main.effect(1)
-    if effect:
-        finding = (
-            f"{PER_IMAGE.name.capitalize()}, {found.names[1]} against {found.names[0]}: "
-            f"{effect_words(effect)}. {finding}"
-        )
-    blocks: list[Block] = [_table(found, lines, _CAPTION)] if lines else []
-    return Section("effects", "What changed", finding, blocks)
-
-
-def _counted(found: Comparison, place: int) -> str:
-    """What a run shares with the first, and what only one of them has."""
-    first, name = found.names[0], found.names[place]
-    contests = len({line.setting for line in found.contests if place in line.pairs})
-    shared = [
-        plural(len(found.matched[place]), "outcome of equal settings and seed",
-               "outcomes of equal settings and seed"),
-        *([plural(contests, "equal contender")] if contests else []),
-    ]  # fmt: skip
-    if not found.matched[place] and not contests:
-        shared = ["nothing in common, neither outcomes of equal settings and seed nor contenders"]
-    text = f"{name}: {' and '.join(shared)}"
-    only = found.alone(place)
-    if any(only):
-        text += f"; {only[0]} only in {first}, {only[1]} only in {name}"
-    lost = [
-        f"{plural(count, 'outcome')} failed or missing in {of}"
-        for of, run in ((first, found.runs[0]), (name, found.runs[place]))
-        if (count := _lost(run))
-    ]
-    return "; ".join([text, *lost])
-
-
-def _lost(run: Loaded) -> int:
-    failed = sum(one.status != "ok" for one in (*run.records, *run.contests))
-    return failed + len(run.missing)
-
-
-_CAPTION = (
-    "Change: the other run against the first, pair by pair of equal settings and seed; a ratio as "
-    "a change in per cent, of scores the difference; the interval is over processes, of scores "
-    "over seeds of training. It does not hold what differed between the two visits to the "
-    "machine, which moves all pairs alike, so no word stands beside it. Grey band: what counts as "
-    "equal."
-)
-
-
-def _settings(found: Comparison) -> Section:
-    lines = [line for line in found.lines if line.setting != _ALL]
-    if not lines:
-        return Section("settings", "By setting", "The runs have no setting in common.")
-    drawn = lines[:MAX_ROWS]
-    finding = f"{plural(len(lines), 'quantity of a setting', 'quantities of settings')}."
-    if len(drawn) < len(lines):
-        finding += f" The first {len(drawn)} are here, all in comparison.csv."
-    return Section("settings", "By setting", finding, [_table(found, drawn, "", filterable=True)])
-
-
-def _table(
-    found: Comparison, lines: Sequence[_Line], caption: str, *, filterable: bool = False
-) -> Table:
-    first, *others = found.names
-    columns = ["setting", "quantity"]
-    for name in others:
-        suffix = f", {name}" if len(others) > 1 else ""
-        columns += [first, name, f"effect{suffix}", f"change{suffix}", f"pairs{suffix}"]
-    rows = [
-        [
-            Cell(line.setting, line.setting),
-            Cell(line.quantity, line.quantity),
-            *(cell for place in range(1, len(found.names)) for cell in _change(line, place)),
-        ]
-        for line in lines
-    ]
-    return Table(columns, rows, caption, filterable=filterable)
-
-
-def _change(line: _Line, place: int) -> list[Cell]:
-    effect, unit = line.effect(place), line.unit or ""
-    if effect is None:
-        return [Cell("–", None)] * 5
-    words = f"{signed(effect, effect.mean, unit)} ({interval_words(effect, unit)})"
-    drawn = effect_row(effect, line.margin, None, unit, f"{line.quantity}: {words}")
-    return [
-        *(mean_cell(mean, line.form) for mean in line.means(place)),
-        Cell("", effect.distance, svg=drawn),
-        Cell(words, effect.mean),
-        Cell(str(effect.pairs), effect.pairs),
-    ]
-
-
-def _claims(found: Comparison) -> Section:
-    judged = [judged_claims(report) for report in found.reports]
-    rows = [
-        [
-            Cell(f"{one.claim.number}. {one.claim.text}", one.claim.number),
-            Cell(one.protocol, one.protocol),
-            *(Cell(each.word, each.word) for each in of_claim),
-        ]
-        for of_claim in zip(*judged, strict=True)
-        if any(each.measured is not None for each in of_claim)
-        for one in of_claim[:1]
-    ]
-    title = "Verdicts of each run"
-    if not rows:
-        return Section("claims", title, "None of the eight claims was measured in these runs.")
-    # Whether one was measured at all is no other word.
-    other = sum(len({cell.text for cell in row[2:]} - {NOT_MEASURED, TOO_FEW}) > 1 for row in rows)
-    finding = (
-        f"Of {plural(len(rows), 'measured claim')} {other} "
-        f"{'has' if other == 1 else 'have'} another word in another run."
-    )
-    return Section("claims", title, finding, [Table(["claim", "protocol", *found.names], rows)])
-
-
-def _surroundings(found: Comparison, command: str) -> Section:
-    """The facts of machine and code that differ."""
-    facts = [_facts(run) for run in found.runs]
-    names = list(dict.fromkeys(name for some in facts for name in some))
-    rows = [
-        [Cell(name, name), *(Cell(some.get(name, "–"), some.get(name)) for some in facts)]
-        for name in names
-        if len({some.get(name) for some in facts}) > 1
-    ]
-    verb = "differs" if len(rows) == 1 else "differ"
-    finding = f"{plural(len(rows), 'fact')} of machine and code {verb}."
-    blocks: list[Block] = [Table(["what", *found.names], rows)] if rows else []
-    return Section(
-        "surroundings", "Machine and code", finding, [*blocks, Listing([command], "Command")]
-    )
-
-
-def _facts(run: Loaded) -> dict[str, str]:
-    told = run.environment.model_dump(mode="json", exclude={"peaks", "schema_version"})
-    seeds = {one.seed for one in (*run.records, *run.contests)}
-    found = {
-        "begun": run.plan.created,
-        "suite": run.plan.suite,
-        "images": run.plan.images,
-        "seeds": ", ".join(map(str, sorted(seeds))),
-    }
-    for name, value in told.items():
-        some = value if isinstance(value, dict) else {"": value}
-        found |= {
-            f"{name} {inner}".strip(): one if isinstance(one, str) else json.dumps(one)
-            for inner, one in some.items()
-        }
-    return {name: without_home(plain_text(value)) for name, value in found.items()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from bench.apart import telling
+from bench.apart import telling, value_words
 from bench.stats import Effect, Pair, Quad, TwoByTwo, two_by_two
 from bench.verdicts import PSNR_MARGIN, Verdict, far_end
 from reports.load import Artifacts, Loaded
@@ -169,9 +169,9 @@ class Report:
     """A run with everything derived from it that more than one section needs."""
 
     run: Loaded
-    _distinct: dict[Quantity, list[Outcome]] = field(default_factory=dict, repr=False)
-    _parts: dict[str, Report] = field(default_factory=dict, repr=False)
-    _groups: dict[Hashable, list[Group]] = field(default_factory=dict, repr=False)
+    _distinct: dict[Quantity, list[Outcome]] = field(default_factory=dict, init=False, repr=False)
+    _parts: dict[str, Report] = field(default_factory=dict, init=False, repr=False)
+    _groups: dict[Hashable, list[Group]] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def found(self) -> list[Outcome]:
@@ -327,7 +327,7 @@ class Report:
 
     def setting_words(self, outcome: Outcome) -> str:
         """64 images, 1000 linear; with what else tells it from other settings of the run."""
-        more = [f"{name} = {outcome.settings.get(name)}" for name in self._telling]
+        more = [f"{name} = {value_words(outcome.settings.get(name))}" for name in self._telling]
         return ", ".join([cell_words(outcome), *more])
 
     @cached_property

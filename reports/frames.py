@@ -153,3 +153,13 @@ def steps(run: Loaded) -> pd.DataFrame:
         )
     ]
     return pd.DataFrame(rows, columns=_STEP_COLUMNS)
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """With an apostrophe before text that a spreadsheet would take for a formula."""
+    texts = table.select_dtypes(["object", "string"]).columns
+    safe = {
+        name: table[name].str.replace(r"^([=@\t]|[+-](?![\d.]))", r"'\1", regex=True)
+        for name in texts
+    }
+    return table.assign(**safe).to_csv(index=False, lineterminator="\n")

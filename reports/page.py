@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from bench import templating
 from bench.errors import UserError
 from reports import exports, frames
 from reports.blocks import Section
@@ -49,7 +47,7 @@ def build(run: Loaded) -> dict[str, bytes]:
     report = Report(run)
     table = frames.results(run, report.found)
     claims, profiles = judged_claims(report), read_profiles(run)
-    sections = _sections(report, claims, profiles, to_csv(table))
+    sections = _sections(report, claims, profiles, frames.to_csv(table))
     files = {
         "report.html": _html(report, sections).encode(),
         "report.md": exports.markdown(run, sections, claims, _incomplete(report)).encode(),
@@ -59,20 +57,10 @@ def build(run: Loaded) -> dict[str, bytes]:
     }
     for name, one in (("results", table), ("contests", frames.contests(run))):
         if len(one):  # a run has outcomes or contests, seldom both
-            files |= {f"{name}.csv": to_csv(one).encode(), f"{name}.parquet": _parquet(one)}
+            files |= {f"{name}.csv": frames.to_csv(one).encode(), f"{name}.parquet": _parquet(one)}
     if profiles.read:
         files["profile.speedscope.json"] = speedscope(profiles.read, run.plan.suite).encode()
     return files
-
-
-def to_csv(table: pd.DataFrame) -> str:
-    """With an apostrophe before text that a spreadsheet would take for a formula."""
-    texts = table.select_dtypes(["object", "string"]).columns
-    safe = {
-        name: table[name].str.replace(r"^([=@\t]|[+-](?![\d.]))", r"'\1", regex=True)
-        for name in texts
-    }
-    return table.assign(**safe).to_csv(index=False, lineterminator="\n")
 
 
 def _parquet(table: pd.DataFrame) -> bytes:
@@ -161,16 +149,8 @@ def render(
     incomplete: Sequence[str] = (),
 ) -> str:
     """A page of sections; mark: a word or two above its title."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templating.environment(TEMPLATES)
     environment.filters["words"] = _words
-    script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     html = environment.get_template("report.html").render(
         title=plain_text(title),
         mark=plain_text(mark),
@@ -178,8 +158,7 @@ def render(
         incomplete=incomplete,
         sections=sections,
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_digest=digest,
+        **templating.script(TEMPLATES / "script.js"),
     )
     return plain_text(html)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from bench.records import Setting
@@ -139,21 +139,23 @@ class Quantity:
 
 
 def _shared_units(found: Group) -> set[str]:
-    """Units that paid for more than MIN_SHARED_PART of an outcome, but for what all of `found` were
-    charged with alike: that makes no difference between them."""
-    bills = [
-        {(c.paid.unit, c.key): c.paid.seconds or 0.0 for c in one.bill if c.paid} for one in found
-    ]
-    common = set(bills[0]).intersection(*bills)
-    units = set()
-    for bill in bills:
-        paid: dict[str, float] = {}
-        for (unit, key), seconds in bill.items():
-            if (unit, key) not in common:
-                paid[unit] = paid.get(unit, 0.0) + seconds
-        least = MIN_SHARED_PART * sum(bill.values())
-        units |= {unit for unit, seconds in paid.items() if seconds > least}
-    return units
+    """The paid units of an outcome each, but for what all of `found` were charged with alike: that
+    makes no difference between them."""
+    common = set(found[0].paid).intersection(*(one.paid for one in found))
+    return {unit for one in found for unit in paid_units(one, without=common)}
+
+
+def paid_units(outcome: Outcome, without: Container[tuple[str, str]] = ()) -> set[str]:
+    """Units that paid for more than MIN_SHARED_PART of it.
+
+    without: rows that are not counted, by unit and key
+    """
+    paid: dict[str, float] = {}
+    for (unit, key), seconds in outcome.paid.items():
+        if (unit, key) not in without:
+            paid[unit] = paid.get(unit, 0.0) + seconds
+    least = MIN_SHARED_PART * sum(outcome.paid.values())
+    return {unit for unit, seconds in paid.items() if seconds > least}
 
 
 def values(groups: Iterable[Group], quantity: Quantity) -> list[Pair]:

@@ -8,9 +8,17 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.stats import CONFIDENCE, MIN_EXECUTIONS, Pair, by_execution, pairs_for, t_quantile
+from bench.stats import (
+    CONFIDENCE,
+    MIN_EXECUTIONS,
+    Effect,
+    Pair,
+    by_execution,
+    pairs_for,
+    t_quantile,
+)
 from bench.verdicts import PSNR_MARGIN, RATIO_MARGIN
-from reports.claims import Judged
+from reports.claims import Judged, Measured
 from reports.context import Report, epochs_of
 from reports.pairs import Group, Quantity, values
 
@@ -53,17 +61,19 @@ class Place:
 
 @dataclass(frozen=True)
 class Foreseen:
-    """What the test of a claim could see.
+    """What the test of a claim could see; widths are half intervals of 95 %, on the scale of
+    `Effect.distance`.
 
-    half: of the 95 % interval, on the scale of `Effect.distance`
     promised: what the first half of its replicates, as the run began them, let expect of as many
         as there are
     places: the one at which the wanted interval is cheapest first
     """
 
     judged: Judged
-    n: int
+    measured: Measured
+    effect: Effect
     half: float
+    wanted: float
     promised: float | None
     places: Sequence[Place]
 
@@ -76,8 +86,8 @@ def foreseen(report: Report, found: Iterable[Judged], wanted: Wanted) -> list[Fo
         measured = one.measured
         if measured is None or (effect := measured.effect) is None or not measured.groups:
             continue
-        half = wanted.of(measured.quantity)
-        if effect.standard_error is None or half is None:
+        ends, half = effect.distances(CONFIDENCE), wanted.of(measured.quantity)
+        if ends is None or half is None:
             continue
         places = _places(report.under(one.protocol), measured.quantity, measured.groups)
         in_turn = sorted(
@@ -86,8 +96,10 @@ def foreseen(report: Report, found: Iterable[Judged], wanted: Wanted) -> list[Fo
         made.append(
             Foreseen(
                 one,
-                effect.n,
-                t_quantile(CONFIDENCE, effect.n) * effect.standard_error,
+                measured,
+                effect,
+                (ends[1] - ends[0]) / 2,
+                half,
                 _promised(_replicates(in_turn, measured.quantity)),
                 sorted(places, key=lambda place: place.cost(half)),
             )
@@ -155,15 +167,9 @@ def _pooled(measured: Iterable[Sequence[float]]) -> float | None:
 
 def _seconds(groups: Sequence[Group]) -> float | None:
     """Of a pair: of all that its two bills hold, each once."""
-    taken = []
-    for group in groups:
-        paid = {
-            (charge.paid.unit, charge.paid.key): charge.seconds
-            for one in group
-            for charge in one.bill
-            if charge.paid is not None
-        }
-        known = [seconds for seconds in paid.values() if seconds is not None]
-        if known and all(one.total_seconds is not None for one in group):
-            taken.append(sum(known))
+    taken = [
+        sum({**first.paid, **other.paid}.values())
+        for first, other in groups
+        if first.total_seconds is not None and other.total_seconds is not None
+    ]
     return statistics.fmean(taken) if taken else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -148,8 +148,8 @@ class Outcome:
     made_net: frozenset[str]
     # Keys that made the start images, the degraded input aside.
     made_start: frozenset[str]
-    # The settings in which the outcomes of the run differ; empty: not looked for.
-    differing: tuple[str, ...] = ()
+    # The settings in which the outcomes of the run differ; None: not looked for.
+    differing: tuple[str, ...] | None = None
 
     @property
     def failure(self) -> str | None:
@@ -172,7 +172,7 @@ class Outcome:
     def told_apart_by(self) -> tuple[tuple[str, Setting], ...]:
         """What tells it from the other outcomes of its run: settings, seed and repeat by name."""
         settings = self.settings
-        names = self.differing or sorted(settings)
+        names = sorted(settings) if self.differing is None else self.differing
         found = [(name, settings[name]) for name in names if name in settings]
         return (*found, ("seed", self.record.seed), ("repeat", self.record.repeat))
 
@@ -227,6 +227,11 @@ class Outcome:
     @property
     def _paid(self) -> list[StageRow]:
         return [charge.paid for charge in self.bill if charge.paid is not None]
+
+    @cached_property
+    def paid(self) -> dict[tuple[str, str], float]:
+        """The seconds of each row that it is charged with, by unit and key; unknown ones are 0."""
+        return {(row.unit, row.key): row.seconds or 0.0 for row in self._paid}
 
     @cached_property
     def total_seconds(self) -> float | None:
@@ -350,14 +355,12 @@ def outcomes(run: Loaded) -> list[Outcome]:
     return sorted((_outcome(record, ledger, differing) for record in run.records), key=_order)
 
 
-def _differing(records: Iterable[Record]) -> tuple[str, ...]:
-    """The settings in which they differ; where in none, one for all."""
-    values: dict[str, set[Setting]] = {}
-    for record in records:
-        for name, value in record.settings.items():
-            values.setdefault(name, set()).add(value)
-    found = sorted(name for name, some in values.items() if len(some) > 1)
-    return tuple(found or sorted(values)[:1])
+def _differing(records: Sequence[Record]) -> tuple[str, ...]:
+    """The settings in which they differ."""
+    names = {name for record in records for name in record.settings}
+    return tuple(
+        name for name in sorted(names) if len({record.settings.get(name) for record in records}) > 1
+    )
 
 
 def _outcome(record: Record, ledger: Ledger, differing: tuple[str, ...]) -> Outcome:

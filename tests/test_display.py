@@ -1,4 +1,4 @@
-"""The time left, by a clock of the test's own."""
+"""The time left, by a clock of the test's own; and the bill at the end."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import io
 import pytest
 from rich.console import Console
 
+from bench.costs import Costs
 from bench.display import RunDisplay
-from bench.records import Plan, UnitSpec, UnitSummary
+from bench.records import StageRow, UnitSpec, UnitSummary, failure_of
 from bench.units import plan_units
-from tests.toy import BASE, PRIORS_CONTEST, toy_suite
+from tests.toy import BASE, PRIORS_CONTEST, plan_of, toy_suite
 
 CONTESTS = f"""{BASE}{PRIORS_CONTEST}[[grid]]
 contest = "train"
@@ -36,11 +37,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def display_of(units: list[UnitSpec]) -> RunDisplay:
-    plan = Plan(
-        suite="toy", title="", about="", command="", created="2026-01-02T03:04:05+00:00", seed=0,
-        device="cpu", images="objects", images_sha256="0" * 64, units=tuple(units),
-    )  # fmt: skip
-    return RunDisplay(plan, (), Console(file=io.StringIO(), width=100))
+    return RunDisplay(plan_of(units), (), Console(file=io.StringIO(), width=100))
 
 
 def test_of_contests_the_time_left_goes_by_those_that_are_done(clock: Clock) -> None:
@@ -67,3 +64,21 @@ def test_of_contests_the_time_left_goes_by_those_that_are_done(clock: Clock) -> 
         assert shown.course.seconds_left({ours[1].unit: half}) == pytest.approx(
             (ours[1].num_steps - half) * done + 40 + 2 * 25
         )
+
+
+def test_what_failed_makes_no_sharing_look_dear() -> None:
+    """Priors that two cases share, of which one failed, and a fit of the failed one alone."""
+    units = plan_units(toy_suite(CONTESTS), seed=0, device="cpu")[:2]
+    plan = plan_of(units)
+    [case] = units[0].cases
+
+    def row(key: str, unit: str, seconds: float) -> StageRow:
+        return StageRow(
+            key=key, function="fit_priors", parents=(), unit=unit, executed=True, seconds=seconds
+        )
+
+    first, second = (unit.unit for unit in units)
+    costs = Costs(plan, [row("a", first, 5.0), row("b", second, 90.0)])
+    ok = failure_of(case, first, "ok", "").model_copy(update={"stages": ("a",)})
+    failed = failure_of(case, second, "error", "it broke")
+    assert costs.totals([ok, ok, failed], lambda one: one.seconds) == (5.0, 10.0)

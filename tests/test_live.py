@@ -13,15 +13,8 @@ from rich.console import Console
 from bench.course import Course
 from bench.display import RunDisplay
 from bench.live import LIVE, LivePage
-from bench.records import Plan, Record, UnitSpec, UnitSummary, failure_of
-from tests.toy import toy_units
-
-
-def plan_of(units: list[UnitSpec], title: str = "a title") -> Plan:
-    return Plan(
-        suite="toy", title=title, about="", command="", created="2026-01-02T03:04:05+00:00",
-        seed=0, device="cpu", images="objects", images_sha256="0" * 64, units=tuple(units),
-    )  # fmt: skip
+from bench.records import Record, UnitSpec, UnitSummary, failure_of
+from tests.toy import plan_of, toy_units
 
 
 def ok(spec: UnitSpec) -> UnitSummary:

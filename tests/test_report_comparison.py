@@ -11,7 +11,7 @@ import pytest
 
 from bench import records
 from reports.__main__ import main
-from reports.comparison import build
+from reports.compare import build
 from reports.load import load_run
 from tests.test_report_figures import text
 from tests.test_report_tables import arms_run

@@ -59,7 +59,7 @@ def of_claim_2(folder: Path, wanted: Wanted) -> Foreseen:
 def test_a_wanted_interval_takes_what_the_spread_of_a_setting_says(folder: Path) -> None:
     wanted = Wanted(0.01)
     found = of_claim_2(folder, wanted)
-    assert len(found.places) == 2 and found.n == 24
+    assert len(found.places) == 2 and found.effect.n == 24
     by_size = {int(place.words.split()[0]): place for place in found.places}
     for count, place in by_size.items():
         assert place.pairs == len(SEEDS)

@@ -82,9 +82,8 @@ def run(finished: Run, tmp_path: Path, engine: Watched) -> Run:
 
 def go_on(run: Run, engine: Watched, *, rerun_share: float = 0.0) -> str:
     """Works through the run and returns what the terminal was told."""
-    stream, failures = io.StringIO(), run.failures()  # as `bench resume` asks for them
-    console = Console(file=stream, width=400)
-    with display.RunDisplay(run.plan, run.done(), console, failures=failures) as shown:
+    stream = io.StringIO()
+    with display.RunDisplay.of(run, Console(file=stream, width=400)) as shown:
         runner.run_units(run, engine, shown, rerun_share=rerun_share)
     return stream.getvalue()
 
@@ -502,7 +501,7 @@ def test_a_read_only_run_is_one_line(run: Run, engine: Watched) -> None:
 def test_what_was_forced_is_told_by_the_records(run: Run, engine: Watched) -> None:
     unit = unit_of(run, "train")
     shutil.rmtree(run.unit_folder(unit))
-    shown = display.RunDisplay(run.plan, run.done(), Console(file=io.StringIO()))
+    shown = display.RunDisplay.of(run, Console(file=io.StringIO()))
     with shown:
         runner.run_units(run, engine, shown, rerun_share=0.0, forced=("packages: other",))
     for record in run.records():
@@ -523,7 +522,7 @@ class _Quiet(display.RunDisplay):
 
 
 def run_one(run: Run, unit: str, engine: Watched) -> None:
-    with display.RunDisplay(run.plan, run.done(), Console(file=io.StringIO())) as shown:
+    with display.RunDisplay.of(run, Console(file=io.StringIO())) as shown:
         runner.run_unit(run, unit, engine, shown)
 
 

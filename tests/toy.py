@@ -67,6 +67,14 @@ def toy_units(text: str = SUITE, file: str = "toy.toml") -> list[UnitSpec]:
     return plan_units(found, seed=0, device="cpu")
 
 
+def plan_of(units: list[UnitSpec], title: str = "a title") -> Plan:
+    """Of units that no run folder holds."""
+    return Plan(
+        suite="toy", title=title, about="", command="", created="2026-01-02T03:04:05+00:00",
+        seed=0, device="cpu", images="objects", images_sha256="0" * 64, units=tuple(units),
+    )  # fmt: skip
+
+
 def new_run(folder: Path, engine: Engine, text: str = SUITE, *, file: str = "toy.toml") -> Run:
     """A run folder with nothing done yet; beside `file` lie functions of the user's."""
     found = toy_suite(text, file)
@@ -93,8 +101,7 @@ def run_all(
     timeout_seconds: float = math.inf,
     forced: tuple[str, ...] = (),
 ) -> Run:
-    screen, failures = terminal.console(), run.failures()
-    with display.RunDisplay(run.plan, run.done(), screen, failures=failures) as shown:
+    with display.RunDisplay.of(run, terminal.console()) as shown:
         # Nothing is measured again: whether the machine is busy is no matter of these tests.
         runner.run_units(
             run, engine, shown, timeout_seconds=timeout_seconds, rerun_share=0.0, forced=forced

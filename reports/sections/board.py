@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
+from bench.apart import value_words
 from bench.records import Setting
 from bench.stats import Effect
 from bench.verdicts import MIN_SEEDS
@@ -38,7 +39,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        words = [f"{name} = {_shown(value)}" for name, value in self.differences.items()]
+        words = [f"{name} = {value_words(value)}" for name, value in self.differences.items()]
         return ", ".join(words) or "as most"
 
     @property
@@ -260,9 +261,3 @@ def _data(found: Board) -> Table:
             ends = [taken.mean, taken.low, taken.high, reached.mean, reached.low, reached.high]
             rows.append([one.name, *ends])
     return raw_table(["entry", "seconds", "low", "high", found.score.name, "low", "high"], rows)
-
-
-def _shown(value: Setting) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return str(value)

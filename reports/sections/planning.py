@@ -24,11 +24,11 @@ def planning(report: Report, claims: Sequence[Judged], wanted: Wanted | None = N
         return Section(
             "planning", TITLE, missing(report, "claim with an interval", "corrected-cpu")
         )
-    return Section("planning", TITLE, _finding(found, wanted), [table(found, wanted)])
+    return Section("planning", TITLE, _finding(found, wanted), [_table(found)])
 
 
 def _finding(found: Sequence[Foreseen], wanted: Wanted) -> str:
-    lacking = [one for one in found if one.half > _wanted(one, wanted)]
+    lacking = [one for one in found if one.half > one.wanted]
     words = f"±{percent(wanted.ratio)} of times and losses, ±{three(wanted.psnr)}{NO_BREAK}dB"
     if not lacking:
         return f"All {len(found)} intervals are as narrow as {words}."
@@ -36,12 +36,11 @@ def _finding(found: Sequence[Foreseen], wanted: Wanted) -> str:
     return f"{len(lacking)} of {plural(len(found), 'interval')} {verb} wider than {words}."
 
 
-def table(found: Sequence[Foreseen], wanted: Wanted) -> Table:
-    """For the page, and for a terminal."""
+def _table(found: Sequence[Foreseen]) -> Table:
     return Table(
         ["claim", "protocol", "quantity", "replicates", "95 % interval ±", "foreseen by half",
          "wanted ±", "pairs for it", "cheapest at", "a pair takes", "in all"],
-        [_row(one, wanted) for one in found],
+        [_row(one) for one in found],
         "The interval of a claim's test beside what the spread of the first half of its "
         "replicates, as the run began them, let expect of all of them. Then the pairs that the "
         "wanted interval takes if all are made at one setting and arm, at the one where they cost "
@@ -50,23 +49,20 @@ def table(found: Sequence[Foreseen], wanted: Wanted) -> Table:
     )  # fmt: skip
 
 
-def _row(one: Foreseen, wanted: Wanted) -> list[Cell]:
-    measured, half = one.judged.measured, _wanted(one, wanted)
-    assert measured is not None and measured.effect is not None
-    effect = measured.effect
+def _row(one: Foreseen) -> list[Cell]:
+    claim, measured = one.judged.claim, one.measured
+    widths = (one.half, one.promised, one.wanted)
     cells = [
-        Cell(f"{one.judged.claim.number}. {measured.contrast}", one.judged.claim.number),
+        Cell(f"{claim.number}. {measured.contrast}", claim.number),
         Cell(one.judged.protocol, one.judged.protocol),
         Cell(measured.quantity.name, measured.quantity.name),
-        Cell(str(one.n), one.n),
-        Cell(_width(effect, one.half), one.half),
-        Cell("–" if one.promised is None else _width(effect, one.promised), one.promised),
-        Cell(_width(effect, half), half),
+        Cell(str(one.effect.n), one.effect.n),
+        *(Cell("–" if half is None else _width(one.effect, half), half) for half in widths),
     ]
     if not one.places:
         return [*cells, *[Cell("–", None)] * 4]
     best = one.places[0]
-    needed, cost = best.needed(half), best.cost(half)
+    needed, cost = best.needed(one.wanted), best.cost(one.wanted)
     return [
         *cells,
         Cell(str(needed), needed),
@@ -74,13 +70,6 @@ def _row(one: Foreseen, wanted: Wanted) -> list[Cell]:
         Cell(seconds(best.seconds), best.seconds),
         Cell(seconds(cost), cost),
     ]
-
-
-def _wanted(one: Foreseen, wanted: Wanted) -> float:
-    assert one.judged.measured is not None
-    half = wanted.of(one.judged.measured.quantity)
-    assert half is not None  # else it is none of those foreseen
-    return half
 
 
 def _width(effect: Effect, half: float) -> str:

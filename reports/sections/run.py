@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container, Iterable, Sequence
 
-from bench.apart import telling
+from bench.apart import telling, value_words
 from bench.records import Case, MachineState, Plan, Setting, is_contest
 from bench.stats import CONFIDENCE, MIN_EXECUTIONS
 from bench.verdicts import MIN_PAIRS, MIN_SEEDS
@@ -417,9 +417,7 @@ def _common_settings(report: Report) -> list[tuple[str, str]]:
 
 
 def _plain(value: Setting) -> str:
-    if value is None:
-        return "default"
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else without_home(str(value))
+    return without_home(value_words(value))
 
 
 def _overhead(report: Report) -> Table:
