@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "virtualenv"
@@ -22,6 +25,15 @@ def install(session: nox.Session, extra: str) -> None:
     session.install("-c", "constraints.txt", "-e", f".[{extra}]")
 
 
+def out_of(arguments: Sequence[str], default: Path) -> tuple[str, list[str]]:
+    """--out, and the other arguments: read here as the command reads it, which names the folder in
+    its last line only."""
+    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    reader.add_argument("--out", default=str(default))
+    known, others = reader.parse_known_args(arguments)
+    return known.out, others
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run a suite (quick) and write its report: nox -s bench -- SUITE --device cuda ..."""
@@ -32,15 +44,10 @@ def bench(session: nox.Session) -> None:
     if {"--dry-run", "--help", "-h"} & set(arguments):
         session.run("python", "-m", "bench", "run", *arguments)
         return
-    # Read here as `bench run` reads it, which names the folder in its last line only.
-    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     default = RUNS / f"{Path(arguments[0]).stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    reader.add_argument("--out", default=str(default))
-    known, arguments = reader.parse_known_args(arguments)
-    run = known.out
-    arguments = [*arguments, "--out", run]
+    run, arguments = out_of(arguments, default)
     # Status 1 is a run with failures in it: they are in the report, and end this session below.
-    session.run("python", "-m", "bench", "run", *arguments, success_codes=[0, 1])
+    session.run("python", "-m", "bench", "run", *arguments, "--out", run, success_codes=[0, 1])
     session.run("python", "-m", "reports", "build", run)
     session.run("python", "-m", "bench", "status", "--quiet", run)
 
@@ -60,6 +67,48 @@ def benchmarks(session: nox.Session) -> None:
         "pytest", "bench", "--benchmark-only", "--benchmark-autosave",
         "--benchmark-storage=file://./runs/benchmarks", *session.posargs,
     )  # fmt: skip
+
+
+@nox.session
+def compare(session: nox.Session) -> None:
+    """Is this checkout slower than a commit? nox -s compare -- BASE [HEAD] -k training
+
+    Status 0: no regression; 1: a regression; 2: it cannot be told.
+    """
+    install(session, "bench")
+    default = RUNS / "comparisons" / f"{datetime.now():%Y%m%d-%H%M%S}"
+    out, arguments = out_of(session.posargs, default)
+    command = ("python", "-m", "bench.commits", "compare", *arguments, "--out", out)
+    if {"--help", "-h"} & set(arguments):
+        session.run(*command)
+        return
+    try:
+        session.run(*command, success_codes=[0, 1])
+    except CommandFailed:
+        raise SystemExit(2) from None  # of itself nox ends with 1 whatever went wrong
+    session.run("python", "-m", "reports", "commits", f"{out}/compare.json")
+    regressions = json.loads(Path(out, "compare.json").read_text(encoding="utf-8"))["regressions"]
+    if regressions:
+        session.error(f"regressions: {'; '.join(regressions)}")
+
+
+@nox.session
+def history(session: nox.Session) -> None:
+    """Time the commits of a range, and find the steps in it: nox -s history -- A..B --every 5"""
+    install(session, "bench")
+    session.run("python", "-m", "bench.commits", "history", *session.posargs)
+    if not {"--help", "-h"} & set(session.posargs):
+        reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        reader.add_argument("--store", type=Path, default=RUNS / "benchmarks" / "history.jsonl")
+        store = reader.parse_known_args(session.posargs)[0].store
+        session.run("python", "-m", "reports", "history", str(store.with_name("history.json")))
+
+
+@nox.session
+def bisect(session: nox.Session) -> None:
+    """Find the commit that made a benchmark slower: nox -s bisect -- GOOD BAD -k training"""
+    install(session, "bench")
+    session.run("python", "-m", "bench.commits", "bisect", *session.posargs)
 
 
 @nox.session

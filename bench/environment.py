@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import dipddpm
-from bench.machine import GPU, memory_limit
+from bench.machine import GPU, cpu_name, memory_limit
 from bench.meters import Device
 from bench.peaks import measure_peaks
 from bench.records import Environment
@@ -42,7 +42,7 @@ def collect(device: str) -> Environment:
         device_name=device_name(device),
         device_count=torch.cuda.device_count() if cuda else 1,
         driver=_nvidia_driver() if cuda else None,
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         cpu_count=len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count() or 1,
@@ -70,7 +70,7 @@ def collect(device: str) -> Environment:
 
 def device_name(device: str) -> str:
     """The GPU's, or the processor's, for "cuda" or "cpu"."""
-    return torch.cuda.get_device_name() if device == "cuda" else _cpu_name()
+    return torch.cuda.get_device_name() if device == "cuda" else cpu_name()
 
 
 def source_sha256(*packages: Path) -> str:
@@ -106,16 +106,6 @@ def _git(package: Path) -> tuple[str | None, str | None, bool | None]:
         return commit, subject, bool(git("status", "--porcelain", "--", "dipddpm", "bench"))
     except (OSError, subprocess.CalledProcessError):
         return None, None, None
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass  # not Linux
-    return platform.processor() or platform.machine()
 
 
 def _mig() -> bool | None:

@@ -23,6 +23,11 @@ def locked(run: Path, *, shared: bool = False) -> contextlib.AbstractContextMana
     return _locked(run / _LOCK, f"run {str(run)!r}", shared=shared)
 
 
+def locked_for(folder: Path, what: str) -> contextlib.AbstractContextManager[None]:
+    """This process alone does `what` in the folder. Raises UserError if another process does."""
+    return _locked(folder / _LOCK, what)
+
+
 @contextlib.contextmanager
 def locked_unit(unit: Path) -> Iterator[None]:
     """This process alone works on the unit. Raises UserError if another process does."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -227,6 +228,17 @@ def _cpu_times() -> list[Any]:
     if not hasattr(os, "sched_getaffinity"):  # not Linux
         return known
     return [known[cpu] for cpu in os.sched_getaffinity(0) if cpu < len(known)]
+
+
+def cpu_name() -> str:
+    """The processor's own, or its kind."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
 
 
 def _cpu_mhz() -> float | None:

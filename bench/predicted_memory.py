@@ -15,11 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from bench.exact import LiveBytes
 from bench.extents import extent_of
 from dipddpm.config import DIPConfig, SamplingConfig, TrainingConfig, UNetConfig
 from dipddpm.diffusion import build_unet
@@ -60,27 +58,6 @@ def saved_storages(net: nn.Module) -> Iterator[dict[int, int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         yield found
-
-
-class LiveBytes(TorchDispatchMode):
-    """`peak`: the most bytes that tensors made in the block took at one moment."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.peak = 0
-        self._live: dict[StorageWeakRef, int] = {}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if isinstance(value, Tensor):
-                storage = value.untyped_storage()
-                self._live[StorageWeakRef(storage)] = storage.nbytes()
-        self._live = {ref: size for ref, size in self._live.items() if not ref.expired()}
-        self.peak = max(self.peak, sum(self._live.values()))
-        return result
 
 
 def _output(net: nn.Module, *inputs: Tensor) -> Tensor:

@@ -378,7 +378,7 @@ def read(path: Path, kind: type[Stored]) -> Stored:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except ValidationError as error:
-        raise UserError(f"{path}: {_first_error(error)}") from error
+        raise UserError(f"{path}: {first_error(error)}") from error
 
 
 def read_lines(path: Path, kind: type[Stored]) -> list[Stored]:
@@ -392,7 +392,7 @@ def read_lines(path: Path, kind: type[Stored]) -> list[Stored]:
         try:
             rows.append(kind.model_validate_json(line))
         except ValidationError as error:
-            raise UserError(f"{path}, line {number}: {_first_error(error)}") from error
+            raise UserError(f"{path}, line {number}: {first_error(error)}") from error
     return rows
 
 
@@ -403,7 +403,7 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _first_error(error: ValidationError) -> str:
+def first_error(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     return f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
 

@@ -74,6 +74,28 @@ def _parser() -> argparse.ArgumentParser:
     several.add_argument("--out", metavar="FOLDER", help="for comparison.html and comparison.csv; "
                          "the last run's if not given")  # fmt: skip
 
+    drawn = add(
+        "figure",
+        save_figure,
+        "write a figure of a report as a file of its own, for a README or a paper",
+        "figure runs/first loss-1 loss.svg",
+    )
+    drawn.add_argument("run", metavar="RUN", help="whose report.html is there")
+    drawn.add_argument("figure", metavar="FIGURE", help="the last part of the link beside it")
+    drawn.add_argument("out", metavar="FILE.svg")
+
+    for name, of, example in (
+        (
+            "commits",
+            "two commits held against each other, for a browser and a pull request",
+            "commits runs/comparisons/NAME/compare.json",
+        ),
+        ("history", "the suite over a range of commits", "history runs/benchmarks/history.json"),
+    ):
+        found = add(name, build_of_commits, f"write the page of {of}, beside its file", example)
+        found.add_argument("file", metavar=f"{'COMPARE' if name == 'commits' else 'HISTORY'}.JSON")
+        found.set_defaults(kind=name)
+
     plan = add(
         "plan",
         show_plan,
@@ -182,6 +204,45 @@ def build_comparison(options: argparse.Namespace) -> int:
         raise UserError(f"--out must be writable, got {options.out!r}: {error.strerror}") from error
     page.write(out, files)
     print(out / "comparison.html")
+    return 0
+
+
+def save_figure(options: argparse.Namespace) -> int:
+    """Prints the path of the file as the last line."""
+    from reports.load import find_run
+    from reports.standalone import standalone
+
+    html, out = find_run(options.run) / "report.html", Path(options.out)
+    if not html.is_file():
+        raise UserError(f"{html}: not there yet; made by: python -m reports build {options.run}")
+    svg = standalone(html.read_text(encoding="utf-8"), options.figure)
+    try:
+        out.write_text(svg, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{out}: {error.strerror}") from error
+    print(out)
+    return 0
+
+
+def build_of_commits(options: argparse.Namespace) -> int:
+    """Prints the path of the page as the last line."""
+    from bench.commits import records
+
+    file = Path(options.file)
+    if options.kind == "commits":
+        compared = records.read(file, records.Comparison)
+        from reports import commits
+
+        files = commits.build(compared)
+    else:
+        found = records.read(file, records.History)
+        from reports import history
+
+        files = history.build(found)
+    from reports import page
+
+    page.write(file.parent, files)
+    print(file.parent / next(iter(files)))
     return 0
 
 

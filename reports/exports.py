@@ -89,15 +89,15 @@ def markdown(
     environment = run.environment
     by_id = {section.id: section for section in sections}
     lines = [
-        f"# {_cell(run.plan.title)}",
+        f"# {literal(run.plan.title)}",
         "",
-        f"{_cell(environment.device_name)} ({environment.device}), commit "
+        f"{literal(environment.device_name)} ({environment.device}), commit "
         f"`{(environment.commit or 'unknown')[:12]}`"
         f"{' with uncommitted changes' if environment.dirty else ''}.",
         "",
-        *(f"> {_cell(text)}\n" for text in incomplete),
+        *(f"> {literal(text)}\n" for text in incomplete),
         *(
-            f"- **{one.title}.** {_cell(one.finding)}"
+            f"- **{one.title}.** {literal(one.finding)}"
             for name in _TOLD
             if (one := by_id.get(name)) and one.blocks  # else it tells what is missing
         ),
@@ -106,14 +106,14 @@ def markdown(
     if measured:
         lines += ["", "| claim | protocol | verdict |", "|---|---|---|"]
         lines += [
-            f"| {one.claim.number}. {_cell(one.claim.text)} | {one.protocol} | {one.word} |"
+            f"| {one.claim.number}. {literal(one.claim.text)} | {one.protocol} | {one.word} |"
             for one in measured
         ]
     lines += ["", f"From `{without_home(str(run.folder))}`; all of it in `report.html`."]
     return "\n".join(lines) + "\n"
 
 
-def _cell(text: str) -> str:
+def literal(text: str) -> str:
     """In one line, with nothing that Markdown or HTML would take for its own but `code`."""
     words = " ".join(plain_text(text).split())
     parts = re.split(r"(`[^`]+`)", words)

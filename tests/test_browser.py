@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from bench.course import Course
 from bench.engines import ForkserverEngine
 from bench.live import LIVE, LivePage
 from reports.__main__ import main
+from tests.test_report_commits import HISTORY, comparison
 from tests.toy import SUITE, new_run, run_all
 
 pytestmark = pytest.mark.slow
@@ -58,10 +60,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     engine, runs = ForkserverEngine(), tmp_path_factory.mktemp("runs")
     run = run_all(new_run(runs / "first", engine, WHOLE), engine)
     shutil.copytree(run.folder, runs / "other")
+    (runs / "compare.json").write_text(comparison().model_dump_json())
+    (runs / "history.json").write_text(json.dumps(HISTORY))
     for arguments in (
         ["build", str(runs / "first")],
         ["compare", str(runs / "first"), str(runs / "other")],
         ["index", str(runs)],
+        ["commits", str(runs / "compare.json")],
+        ["history", str(runs / "history.json")],
     ):
         assert main(arguments) == 0
     course = Course(run.plan, list(run.plan.units)[:-2])
@@ -86,11 +92,13 @@ def address(folder: Path, name: str) -> str:
         "comparison": "other/comparison.html",
         "index": "index.html",
         "live": LIVE,
+        "commits": "compare.html",
+        "history": "history.html",
     }
     return (folder / places[name]).as_uri()
 
 
-PAGES = ("report", "comparison", "index", "live")
+PAGES = ("report", "comparison", "index", "live", "commits", "history")
 
 
 def of_width(width: int) -> ViewportSize:

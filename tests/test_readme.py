@@ -14,19 +14,26 @@ import pytest
 
 from bench import suite
 from bench.__main__ import _parser
+from bench.commits.__main__ import _parser as commits_parser
 from bench.records import Status
 from bench.run_folder import Run
+from reports.__main__ import _parser as reports_parser
+from tests.checkouts import Checkout
 from tests.toy import SUITE
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = {
+    path.name: path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
 
 
-def blocks(language: str, *, below: str = "") -> list[str]:
+def blocks(language: str, *, below: str = "", document: str = "README.md") -> list[str]:
     """The blocks of code in that language, of the whole or below one heading."""
-    text = README
+    text = DOCS[document]
     if below:
-        text = README.split(f"# {below}\n")[1].split("\n#")[0]
+        text = text.split(f"# {below}\n")[1].split("\n#")[0]
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
@@ -81,12 +88,81 @@ def test_it_explains_every_status_and_flag() -> None:
 
 
 def test_its_commands_are_commands() -> None:
-    commands = {line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines()}
-    bench = [shlex.split(line)[3:] for line in commands if line.startswith("python -m bench")]
-    names = {words[0] for words in bench}
-    assert names == {"run", "status", "resume", "clean", "units", "profile", "plan"}
-    for words in bench:
-        _parser().parse_args(words)
+    lines = [
+        line.split("#")[0].strip()
+        for document in DOCS
+        for block in blocks("sh", document=document)
+        for line in block.splitlines()
+    ]
+    names = set()
+    for line in lines:
+        for start, parser, before in (
+            ("python -m bench ", _parser(), []),
+            ("python -m reports ", reports_parser(), []),
+            (".venv/bin/nox -s bench -- ", _parser(), ["run"]),
+            (".venv/bin/nox -s compare -- ", commits_parser(), ["compare"]),
+            (".venv/bin/nox -s history -- ", commits_parser(), ["history"]),
+            (".venv/bin/nox -s bisect -- ", commits_parser(), ["bisect"]),
+        ):
+            if line.startswith(start):
+                words = [*before, *shlex.split(line.removeprefix(start))]
+                parser.parse_args(words)
+                names.add((start, words[0]))
+    assert {word for start, word in names if start == "python -m bench "} == {
+        "run", "status", "resume", "clean", "units", "profile", "plan",
+    }  # fmt: skip
+    assert {word for start, word in names if "reports" in start} >= {"build", "compare", "plan"}
+    assert {word for start, word in names if "nox" in start} == {
+        "run", "compare", "history", "bisect",
+    }  # fmt: skip
+
+
+def test_links_of_documents_lead_somewhere() -> None:
+    for name, text in DOCS.items():
+        folder = ROOT if name == "README.md" else ROOT / "docs"
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            assert target.startswith("https://") or (folder / target).exists(), (name, target)
+
+
+def test_the_workflow_for_github_fits_its_schema() -> None:
+    workflow = ROOT / "docs" / "github-workflow.yml"
+    command = [Path(sys.executable).parent / "check-jsonschema", "--builtin-schema",
+               "vendor.github-workflows", workflow]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    # And what it runs are sessions, with flags that they have.
+    text = workflow.read_text(encoding="utf-8")
+    assert set(re.findall(r"nox -s (\w+)", text)) == {"tests", "compare"}
+    (arguments,) = re.findall(r"nox -s compare -- (.*\n.*)", text)
+    commits_parser().parse_args(["compare", *shlex.split(arguments)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use", ["Run it", "Compare two commits"])
+def test_its_commands_run(use: str, tmp_path: Path) -> None:
+    """In a checkout, with the packages of these tests in the place of environments of their own."""
+    checkout = Checkout.of_this(tmp_path / "checkout")
+    here = Path(sys.executable).parent
+    first, *_ = blocks("sh", below=use)
+    lines = [line.split("#")[0].split("&&")[-1].strip() for line in first.splitlines()]
+    assert len(lines) == {"Run it": 1, "Compare two commits": 3}[use]
+    for line in lines:
+        words = shlex.split(line)
+        program = Path(words[0]).name
+        assert program in ("nox", "pytest-benchmark")
+        more = ["--no-venv", "--no-install"] if program == "nox" else []
+        done = subprocess.run(
+            [here / program, *more, *words[1:]], cwd=checkout.folder, capture_output=True,
+            text=True, env={**os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"},
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    made = {path.name for path in (checkout.folder / "runs").rglob("*") if path.is_file()}
+    expected = {
+        "Run it": {"report.html", "results.csv", "summary.json"},
+        "Compare two commits": {"compare.json", "compare.html", "compare.md"},
+    }
+    assert expected[use] <= made
 
 
 def run_functions_of_ones_own(folder: Path, *, module: str = "", suite: str = "") -> Run:

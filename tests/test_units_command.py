@@ -1,4 +1,4 @@
-"""`bench units` and `bench unit`, by the README's own lines."""
+"""`bench units` and `bench unit`, by the lines of docs/elsewhere.md."""
 
 from __future__ import annotations
 
@@ -49,9 +49,10 @@ def suite(tmp_path: Path) -> Path:
     return path
 
 
-def lines_of_readme(word: str, suite: Path, run: Path) -> str:
+def lines_to_copy(word: str, suite: Path, run: Path) -> str:
     """The block with that word, with this suite and folder in the place of its own."""
-    (block,) = (block for block in blocks("sh", below="On a cluster") if word in block)
+    found = blocks("sh", below="Any scheduler", document="elsewhere.md")
+    (block,) = (block for block in found if word in block)
     assert "runs/paper" in block
     block = block.replace("units paper --device cuda", f"units {shlex.quote(str(suite))}")
     return block.replace("runs/paper", shlex.quote(str(run)))
@@ -77,7 +78,7 @@ def test_the_lines_for_xargs_give_the_records_of_one_run(
     suite: Path, tmp_path: Path, here: Run
 ) -> None:
     run = tmp_path / "a run"
-    said = shell(lines_of_readme("xargs", suite, run))
+    said = shell(lines_to_copy("xargs", suite, run))
     assert f"records: {NUM_SMALL} ok" in said
     assert untimed(Run.open(run)) == untimed(here)
 
@@ -90,8 +91,8 @@ def test_the_lines_for_slurm_give_the_records_of_one_run(
     sbatch.parent.mkdir()
     sbatch.write_text(SBATCH.format(python=sys.executable, log=log))
     sbatch.chmod(0o755)
-    units, *_ = lines_of_readme("xargs", suite, run).splitlines()
-    shell(f"{units}\n{lines_of_readme('sbatch', suite, run)}", sbatch.parent)
+    units, *_ = lines_to_copy("xargs", suite, run).splitlines()
+    shell(f"{units}\n{lines_to_copy('sbatch', suite, run)}", sbatch.parent)
     assert log.read_text().splitlines() == ["1-1 None", "1-2 afterany:17"]
     assert untimed(Run.open(run)) == untimed(here)
 
@@ -118,7 +119,7 @@ def test_a_wave_of_nothing_is_a_command_that_does_nothing(
     run = tmp_path / "run"
     assert main(["units", str(suite), "--device", "cpu", "--out", str(run)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
-    _, first, *_ = lines_of_readme("xargs", suite, run).splitlines()
+    _, first, *_ = lines_to_copy("xargs", suite, run).splitlines()
     assert shell(first) == ""
 
 
