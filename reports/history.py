@@ -14,6 +14,7 @@ from reports.blocks import Block, Cell, Figure, Listing, Section, Table, raw_tab
 from reports.commits import short
 from reports.figures import svg
 from reports.figures.svg import INK, MUTED, is_narrow, new_figure
+from reports.load import plain_text
 from reports.words import plural, signed_percent
 
 
@@ -129,7 +130,7 @@ def _draw(found: History, line: Line, width: float) -> Drawing:
     for change in line.steps:
         place = places[change.commit]
         ax.axvline(place - 0.5, color=MUTED, linewidth=0.8)
-        subject = found.commits[place].subject
+        subject = plain_text(found.commits[place].subject)
         room = 24 if is_narrow(width) else 60
         words = subject if len(subject) <= room else f"{subject[: room - 1]}…"
         right = place > len(found.commits) / 2

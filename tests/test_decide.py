@@ -136,9 +136,9 @@ def alarms(draws: int, count: int, noise: object, seed: int) -> float:
     ],
 )
 def test_few_comparisons_of_equal_commits_raise_an_alarm(name: str, noise: object) -> None:
-    """Of 400 draws at a level of 5 % more than 34 would be one chance in a thousand."""
-    assert stats.binom.sf(34, 400, LEVEL) < 1e-3
-    assert alarms(400, 10, noise, seed=3) <= 34 / 400, name
+    """Of 200 draws at a level of 5 % more than 20 would be one chance in five hundred."""
+    assert stats.binom.sf(20, 200, LEVEL) < 1 / 500
+    assert alarms(200, 10, noise, seed=3) <= 20 / 200, name
 
 
 def test_a_difference_is_called_in_most_comparisons() -> None:
