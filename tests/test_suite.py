@@ -172,6 +172,15 @@ def test_case_ids_are_the_settings() -> None:
         ("grid = 3\n", ["grid", "3"]),
         ("colour = 'red'\n[[grid]]\nepochs = 1\n", ["colour", "'red'"]),
         ("[[grid]\n", ["my.toml"]),
+        # Before it is asked for epochs, which no contest of priors has.
+        *(
+            (f"{base}[[grid]]\nepochs = 1\n[profile]\n{line}", ["profile: contest", f"'{what}'"])
+            for base, line, what in (
+                ("", "contest = 'train'\n", "train"),
+                ("", "contest = ['none', 'priors']\nepochs = 1\n", "priors"),
+                ("[base]\ncontest = 'priors'\n", "num_images = 8\n", "priors"),
+            )
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(body: str, words: list[str]) -> None:
@@ -182,6 +191,12 @@ def test_what_cannot_be_is_refused_in_one_line(body: str, words: list[str]) -> N
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_no_more_images_are_booked_than_a_computer_holds() -> None:
+    units = units_of("[[grid]]\nepochs = 1\nnum_images = 9999999\n")
+    with pytest.raises(UserError, match="num_images must be at most 1000000 in a dry run, got 9"):
+        dryrun.book(units)
 
 
 def test_an_empty_or_foreign_file_is_refused(tmp_path: Path) -> None:
