@@ -235,8 +235,10 @@ def _look(run: Run, spec: UnitSpec, shown: RunDisplay, over: set[str], under_way
 
 
 def duration(seconds: float) -> str:
-    """2 h 5 min, 3 min 20 s, 12 s."""
+    """2 h 5 min, 3 min 20 s, 12 s; < 1 s of what is little and not nothing."""
     whole = round(seconds)
+    if not whole and seconds > 0:
+        return "< 1 s"
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
