@@ -166,7 +166,11 @@ def _cost(one: Judged) -> list[str]:
     if not known or more <= 0:
         return []
     taken = 2 * more * sum(known) / len(known)
-    return [f"{plural(more, 'more pair')} would decide, some {seconds(taken)}"]
+    return [
+        f"{plural(more, 'more pair')} would decide between equality and an effect, some "
+        f"{seconds(taken)}; what an interval of a wanted width takes, which is another number, is "
+        "in the section on more pairs"
+    ]
 
 
 def _time_halves(report: Report) -> Iterator[str]:
