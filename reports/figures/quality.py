@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from bench.stats import Effect
 from reports.figures.plots import Line, interval_bars
@@ -243,12 +242,12 @@ def scaling(panels: Sequence[ScalingPanel], columns: int, width: float) -> Figur
                 linewidth=1,
                 markersize=7 if line.arm == "images" else 4,
             )
-        value_ticks(ax, "x", [x for line in panel.lines for x in line.x])
-        ax.set_yscale("log")
-        ax.yaxis.set_major_locator(MaxNLocator(4))
-        ax.yaxis.set_minor_locator(MaxNLocator(1))
-        ax.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
-        ax.yaxis.set_major_formatter(FuncFormatter(plain_numbers))
+        if panel.lines:
+            x, y = ([v for line in panel.lines for v in getattr(line, axis)] for axis in "xy")
+            value_ticks(ax, "x", x, room=3 if narrow else 6)
+            value_ticks(ax, "y", y, room=5, pad=0.08, form=plain_numbers)
+        else:
+            ax.set(xticks=[], yticks=[])
         ax.set_xlabel(panel.xlabel)
         ax.set_ylabel(panel.ylabel)
         ax.set_title(panel.note, fontweight="normal")
