@@ -66,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert main(arguments) == 0
     course = Course(run.plan, list(run.plan.units)[:-2])
     course.started(run.plan.units[-1])
-    LivePage(runs).write(course, 100.0, going=True)
+    LivePage(runs).write(course, {}, going=True)
     return runs
 
 

@@ -38,6 +38,7 @@ TORCH_FREE = [
     "bench.cases",
     "bench.course",
     "bench.display",
+    "bench.effort",
     "bench.engines",
     "bench.integrity",
     "bench.live",
