@@ -78,7 +78,7 @@ def rows_of(source: str, first: str) -> list[list[str]]:
     ]
     return [
         [text(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", line, re.DOTALL)]
-        for line in re.findall(r"<tr>(?!<th)(.*?)</tr>", found, re.DOTALL)
+        for line in re.findall(r"<tr[^>]*>(?!<th)(.*?)</tr>", found, re.DOTALL)
     ]
 
 

@@ -73,6 +73,7 @@ def _table(report: Report, found: Sequence[Judged]) -> Table:
         "Corrected: the held-out loss, where lower is better. A replay has the published images, "
         "net, precision and class of device; of anything else the word is for these data alone. "
         "What a control shows as well is withheld.",
+        stacked=True,
     )  # fmt: skip
 
 
