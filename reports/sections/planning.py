@@ -47,6 +47,7 @@ def _table(found: Sequence[Foreseen]) -> Table:
         "the least: by the spread seen there, or, below three replicates, within all settings. A "
         "pair holds its own priors. The pairs that a verdict names are others: those that would "
         "show equality, over all settings.",
+        stacked=True,
     )  # fmt: skip
 
 

@@ -154,7 +154,7 @@ def _why(report: Report, one: Judged) -> str:
         said.append("A grid with `repeat = [1, 2]` makes its control: the same case run twice")
     elif one.verdict.word == NOT_DISTINGUISHABLE:
         said += _cost(one)
-    return ". ".join(said) or "–"
+    return ". ".join(text.removesuffix(".") for text in said) or "–"
 
 
 def _cost(one: Judged) -> list[str]:
