@@ -108,6 +108,7 @@ def square(path: Path) -> Path:
 
 def test_target_by_loader(tmp_path: Path) -> None:
     found = section(square(tmp_path / "run"), "loaders")
+    assert ".." not in text(section(tmp_path / "run", "verdicts"))
     cells, drawn = tables_of(found, "train on")
     assert [line[:6] for line in cells] == [
         ["images", "memory", "–", "device", "50.0 ms", "5.00 ms"],
