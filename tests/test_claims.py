@@ -90,7 +90,6 @@ def test_few_pairs_show_no_equality(tmp_path: Path) -> None:
     # Each number of pairs says what it is for.
     said = text(section(tmp_path / "six", "verdicts"))
     in_all = six.verdict.pairs_needed
-    assert f"some {in_all} pairs in all would show equality within 2 %" in said
     assert f"{in_all - 6} more pairs would decide between equality and an effect" in said
     assert "pairs for that interval" in text(section(tmp_path / "six", "planning"))
     assert judged(load_run(arms_run(tmp_path / "five", *planted(1.0, 5))), 2).word == TOO_FEW
@@ -163,18 +162,18 @@ def test_the_priors_share_is_of_all_seconds(tmp_path: Path) -> None:
 
 
 def test_the_interval_of_the_priors_share_holds_no_share_below_nothing(tmp_path: Path) -> None:
-    """Of two seeds it is wide: as a difference from 10 % it would end far below no seconds."""
+    """Of three seeds it may be wide: as a difference from 10 % it would end far below no seconds."""
     given = [
         ({"train_on": "dip", "seed": seed, "repeat": 1}, train, 0.5)
-        for seed, train in enumerate((2.0, 60.0))
+        for seed, train in enumerate((2.0, 60.0, 3.0))
     ]
     measured = judged(load_run(arms_run(tmp_path, *given)), 8).measured
     assert measured is not None and measured.effect is not None
     shares = np.array([pair.other for pair in measured.pairs])
-    differences = scipy_stats.t.interval(0.95, 1, np.mean(shares), scipy_stats.sem(shares))
+    differences = scipy_stats.t.interval(0.95, 2, np.mean(shares), scipy_stats.sem(shares))
     assert differences[0] < 0
     logs = np.log(shares / 0.1)
-    ends = np.exp(scipy_stats.t.interval(0.95, 1, np.mean(logs), scipy_stats.sem(logs)))
+    ends = np.exp(scipy_stats.t.interval(0.95, 2, np.mean(logs), scipy_stats.sem(logs)))
     assert [measured.effect.low, measured.effect.high] == pytest.approx(list(ends))
     said = section(tmp_path, "verdicts")
     [line] = [
