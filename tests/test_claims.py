@@ -162,7 +162,7 @@ def test_the_priors_share_is_of_all_seconds(tmp_path: Path) -> None:
 
 
 def test_the_interval_of_the_priors_share_holds_no_share_below_nothing(tmp_path: Path) -> None:
-    """Of three seeds it may be wide: as a difference from 10 % it would end far below no seconds."""
+    """Of three seeds it may be wide: as a difference from 10 % it would end below no seconds."""
     given = [
         ({"train_on": "dip", "seed": seed, "repeat": 1}, train, 0.5)
         for seed, train in enumerate((2.0, 60.0, 3.0))

@@ -89,7 +89,10 @@ def loss_facets(facets: Sequence[Facet], width: float) -> Figure:
     figure, axes = new_figure(width, 0.5 + 1.9 * rows, rows, columns, sharex=True, sharey=True)
     for ax, facet in zip(axes, facets, strict=False):
         _loss_panel(ax, facet)
-        ax.set_title(facet.title)
+        # On a phone two stand side by side.
+        ax.set_title(facet.title.replace(", ", ",\n", 1) if columns == 2 else facet.title)
+    for ax in axes[max(0, len(facets) - columns) : len(facets)]:
+        ax.tick_params(labelbottom=True)  # also where none is drawn below it
     for ax in axes[len(facets) :]:
         ax.set_visible(False)
     curves = [curve for facet in facets for curve in facet.curves]
@@ -250,7 +253,8 @@ def scaling(panels: Sequence[ScalingPanel], columns: int, width: float) -> Figur
             ax.set(xticks=[], yticks=[])
         ax.set_xlabel(panel.xlabel)
         ax.set_ylabel(panel.ylabel)
-        ax.set_title(panel.note, fontweight="normal")
+        note = panel.note.replace(", ", ",\n", 1) if narrow else panel.note
+        ax.set_title(note, fontweight="normal")
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     return figure

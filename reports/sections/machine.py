@@ -91,12 +91,7 @@ def _disturbed(report: Report) -> list[Block]:
         return []
     caption = "Units during which the machine was busy, and those that were measured again."
     return [
-        Table(
-            ["unit", "attempt", "process seconds", "why"],
-            sorted(rows, key=_by_unit),
-            caption,
-            stacked=True,
-        )
+        Table(["unit", "attempt", "process seconds", "why"], sorted(rows, key=_by_unit), caption)
     ]
 
 

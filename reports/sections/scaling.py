@@ -177,6 +177,7 @@ def _effects(report: Report, axes: Sequence[_Axis]) -> Table:
         rows,
         "Effects over all pairs that differ in that factor alone; descriptive, no correction for "
         "their number. The replicate of a time is the process, of a loss the seed of training.",
+        stacked=True,
     )
 
 
