@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bench.apart import telling, value_words
@@ -114,11 +114,11 @@ def plan_profiles(
 def _told_apart(units: Sequence[UnitSpec]) -> list[UnitSpec]:
     """With the settings in their names that tell units apart whose names differ by the digest
     alone, but for those that are as they are if nothing is said, and for what would be too long."""
-    alike: dict[str, dict[str, Mapping[str, Setting]]] = {}
+    alike: dict[str, dict[str, dict[str, Setting]]] = {}
     for spec in units:
-        settings = (
-            spec.cases[0].settings if spec.kind == "contest" else _run_settings(spec.cases[0])
-        )
+        settings = spec.cases[0].settings
+        if spec.kind != "contest":
+            settings = _run_settings(spec.cases[0])
         if spec.kind == "shared":  # of the most of its images the name tells
             settings = {key: value for key, value in settings.items() if key != "num_images"}
         alike.setdefault(_words(spec.unit), {})[spec.unit] = settings

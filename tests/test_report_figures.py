@@ -334,7 +334,7 @@ def test_the_drawn_lines_meet_at_the_break_even(
 
 def boxes(figure: Figure, *some: Text) -> list[Bbox]:
     """Where texts stand in a figure that is drawn."""
-    FigureCanvasAgg(figure).draw()
+    FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]
     return [one.get_window_extent() for one in some]
 
 
