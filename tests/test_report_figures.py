@@ -250,6 +250,20 @@ def test_scaling(tmp_path: Path) -> None:
     ]
 
 
+def test_levels_that_no_setting_has_together_are_not_held_against_each_other(
+    tmp_path: Path,
+) -> None:
+    given: list[Given] = [
+        ({"num_images": size, "num_train_timesteps": steps}, 2.0 * steps / 1000, 0.5)
+        for size, levels in ((4, (250, 1000)), (8, (1000, 2000)))
+        for steps in levels
+    ]
+    found = section(arms_run(tmp_path / "run", *given), "scaling")
+    ratios = {tuple(line[:2]): line[2] for line in rows_of(found, "factor")}
+    assert ratios["timesteps: 1000 / 250", "training seconds an image"] == "4.00×"
+    assert "4× the timesteps, training seconds: 4.00× (1 pair" in text(found)
+
+
 def test_a_line_along_an_axis_is_of_one_milestone(tmp_path: Path) -> None:
     given: list[Given] = [({"num_images": size}, float(size), 0.5) for size in (4, 8)]
     path = arms_run(tmp_path / "run", *given)
