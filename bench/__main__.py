@@ -376,13 +376,8 @@ def _show(options: argparse.Namespace, device: str, num_gpus: Sequence[int] | No
 
     What a network or a package could still mend is said at the end.
     """
-    from bench import dryrun  # needs torch, and no device
-
     found = suite.load(options.suite, seed=options.seed, images=options.images)
     units = plan_units(found, seed=options.seed or 0, device="cpu")
-    screen = terminal.console()
-    if num_gpus is None:
-        screen.print(display.cases(found.cases, found.name))
     problem: Exception | None = None
     source = None
     try:
@@ -393,14 +388,19 @@ def _show(options: argparse.Namespace, device: str, num_gpus: Sequence[int] | No
         if not found.images.startswith(HUGGING_FACE):
             raise
         problem = error
+    if source is not None:
+        suite.check_enough(found, source)
+    from bench import dryrun  # needs torch, and no device
+
+    screen = terminal.console()
+    if num_gpus is None:
+        screen.print(display.cases(found.cases, found.name))
     try:
         dryrun.show(
             units, device, source, screen, timed=not options.untimed, num_gpus=num_gpus or ()
         )
     except ImportError as error:
         problem = error
-    if source is not None:
-        suite.check_enough(found, source)
     if problem is not None:
         text = f"this cannot run yet: {problem}"
         screen.print(text, style="yellow", markup=False, soft_wrap=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import TypeVar
 
@@ -23,9 +25,11 @@ from rich.text import Text
 from bench.apart import telling
 from bench.costs import Costs
 from bench.course import Course, State
+from bench.errors import UserError
 from bench.live import LivePage
 from bench.locks import is_worked_on
 from bench.records import (
+    SPEC,
     Case,
     Plan,
     Record,
@@ -79,10 +83,12 @@ class RunDisplay:
         live: LivePage | None = None,
         *,
         failures: Mapping[str, str] | None = None,
+        taken: Mapping[str, float] | None = None,
     ) -> None:
-        """failures: what went wrong with those of `done` that failed"""
+        """failures: what went wrong with those of `done` that failed; taken: seconds of the others,
+        as far as they are known"""
         self._console, self._live = console, live
-        self.course = Course(plan, done, failures)
+        self.course = Course(plan, done, failures, taken)
         name = max(12, min(44, console.width - _BESIDE_NAMES))
         self._progress = _ProgressWithMap(
             # What is too long for the line is the name, never the counts.
@@ -107,7 +113,10 @@ class RunDisplay:
     @classmethod
     def of(cls, run: Run, console: Console, live: LivePage | None = None) -> RunDisplay:
         """Of a run as it is now."""
-        return cls(run.plan, run.done(), console, live, failures=run.failures())
+        failures = run.failures()
+        taken = {spec.unit: _taken(run, spec.unit) for spec in run.done()}
+        known = {unit: s for unit, s in taken.items() if s is not None and unit not in failures}
+        return cls(run.plan, run.done(), console, live, failures=failures, taken=known)
 
     def __enter__(self) -> RunDisplay:
         if self._console.is_terminal:
@@ -120,8 +129,8 @@ class RunDisplay:
             self._progress.stop()
         self._write_page(going=False)
 
-    def started(self, spec: UnitSpec, slot: str) -> None:
-        self.course.started(spec)
+    def started(self, spec: UnitSpec, slot: str, seconds_ago: float = 0.0) -> None:
+        self.course.started(spec, seconds_ago)
         self._unit_tasks[spec.unit] = self._progress.add_task(
             f"{slot}: {spec.unit}", total=spec.num_steps, unit_of="steps", left=""
         )
@@ -146,9 +155,7 @@ class RunDisplay:
         self._steps = steps
         for unit, count in steps.items():
             self._progress.update(self._unit_tasks[unit], completed=count)
-        left = self.course.seconds_left(steps)
-        if left is not None:
-            self._progress.update(self._run_task, left=f"about {duration(left)} left")
+        self._progress.update(self._run_task, left=left_words(self.course, steps))
         self._refresh()
 
     def finished(self, spec: UnitSpec, summary: UnitSummary, outcomes: list[Record]) -> None:
@@ -182,7 +189,7 @@ class RunDisplay:
             return
         at_work = {u: n for u, n in self._steps.items() if self.course.is_running(u)}
         try:
-            self._live.write(self.course, self.course.seconds_left(at_work), going=going)
+            self._live.write(self.course, at_work, going=going)
         except (OSError, ValueError) as error:  # a run of hours does not end for want of a page
             self._live = None
             text = f"  warning: the page is no longer written: {error}"
@@ -197,20 +204,41 @@ def watch(run: Run, console: Console) -> None:
     """Shows what other processes do on a run, until every unit of it is done and none measured
     again, or nobody does anything any more."""
     idle = 0
+    told = ""
     with RunDisplay.of(run, console) as shown:
         over = {spec.unit for spec in run.done()}
         under_way: set[str] = set()
         while True:
             for spec in run.plan.units:
                 _look(run, spec, shown, over, under_way)
+            told = _tell(run, shown.course, console, under_way, told)
             worked_on = is_worked_on(run.folder)
             idle = idle + 1 if worked_on is False else 0
             if idle > _PATIENCE or (len(over) == len(run.plan.units) and not worked_on):
                 break
-            shown.progressed({unit: read_progress(run.unfinished(unit)) for unit in under_way})
+            shown.progressed(_steps(run, under_way))
             time.sleep(_WATCH_SECONDS)
     if len(over) < len(run.plan.units):
         console.print("nobody works on this run; `bench resume` goes on with it", style="yellow")
+
+
+def _tell(run: Run, course: Course, console: Console, at_work: set[str], told: str) -> str:
+    """In a pipe, which has no bars, a line whenever a unit begins or ends; told: the last one.
+
+    Returns what was told of the units.
+    """
+    if console.is_terminal:
+        return told
+    units = ", ".join(spec.unit for spec in course.plan.units if spec.unit in at_work)
+    now = f"{course.num_done} of {len(course.states)} units done; at work: {units or 'none'}"
+    if now != told:
+        left = left_words(course, _steps(run, at_work))
+        console.print(f"{now}; {left}" if left else now, markup=False, soft_wrap=True)
+    return now
+
+
+def _steps(run: Run, at_work: Iterable[str]) -> dict[str, int]:
+    return {unit: read_progress(run.unfinished(unit)) for unit in at_work}
 
 
 def _look(run: Run, spec: UnitSpec, shown: RunDisplay, over: set[str], under_way: set[str]) -> None:
@@ -222,10 +250,10 @@ def _look(run: Run, spec: UnitSpec, shown: RunDisplay, over: set[str], under_way
             over.remove(unit)
             shown.again(spec, "it is measured again")
         under_way.add(unit)
-        shown.started(spec, "at work")
+        shown.started(spec, "at work", _since_begun(run.unfinished(unit)))
     elif not at_work and run.is_done(spec) and unit not in over:
         if unit not in under_way:  # it was shorter than the time between two looks
-            shown.started(spec, "at work")
+            shown.started(spec, "at work", _taken(run, unit) or 0.0)
         under_way.discard(unit)
         over.add(unit)
         shown.finished(spec, run.summary(unit), run.records_of(unit))
@@ -234,9 +262,32 @@ def _look(run: Run, spec: UnitSpec, shown: RunDisplay, over: set[str], under_way
         shown.again(spec, "its process ended")
 
 
+def _since_begun(unfinished: Path) -> float:
+    """Seconds since a unit was begun, which writes what it is to do; 0.0 if it is over by now."""
+    with contextlib.suppress(FileNotFoundError):
+        return max(0.0, time.time() - (unfinished / SPEC).stat().st_mtime)
+    return 0.0
+
+
+def _taken(run: Run, unit: str) -> float | None:
+    """Seconds of the process that did a unit; None: it did not live to say, or what it said can no
+    longer be read."""
+    with contextlib.suppress(UserError):
+        return run.summary(unit).process_seconds
+    return None
+
+
+def left_words(course: Course, steps: Mapping[str, int]) -> str:
+    """about 3 min 20 s left, as `Course.expected` has it; empty, where nothing is known."""
+    expected = course.expected(steps)
+    return "" if expected is None else f"{expected[0]}{duration(expected[1])} left"
+
+
 def duration(seconds: float) -> str:
-    """2 h 5 min, 3 min 20 s, 12 s."""
+    """2 h 5 min, 3 min 20 s, 12 s; < 1 s of what is little and not nothing."""
     whole = round(seconds)
+    if not whole and seconds > 0:
+        return "< 1 s"
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"

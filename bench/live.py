@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -25,8 +25,8 @@ class LivePage:
         self._template = templating.environment(_TEMPLATES).get_template("live.html")
         self._script = templating.script(_TEMPLATES / "live.js")
 
-    def write(self, course: Course, seconds_left: float | None, *, going: bool) -> None:
-        """going: whether units are still begun"""
+    def write(self, course: Course, steps: Mapping[str, int], *, going: bool) -> None:
+        """steps: of the units at work, those made so far; going: whether units are still begun"""
         now = datetime.now().astimezone()
         page = self._template.render(
             suite=plain_text(course.plan.suite),
@@ -34,7 +34,7 @@ class LivePage:
             done=course.num_done,
             total=len(course.states),
             failed=course.count("failed"),
-            state=_state(course, seconds_left, now, going=going),
+            state=_state(course, steps, now, going=going),
             units=course.states,
             signs=_SIGNS,
             lists=(
@@ -57,13 +57,15 @@ def _of(course: Course, state: str) -> Sequence[str]:
     return [unit for unit, found in course.states.items() if found == state]
 
 
-def _state(course: Course, seconds_left: float | None, now: datetime, *, going: bool) -> str:
+def _state(course: Course, steps: Mapping[str, int], now: datetime, *, going: bool) -> str:
     if not going:
         return "The run is over." if not course.count("waiting", "running") else "It has stopped."
     if course.is_stopping:
         return "It stops when the units at work are done."
-    if seconds_left is None:
-        return "When it ends is told as soon as each kind of work has shown its pace."
-    end = now + timedelta(seconds=seconds_left)
+    expected = course.expected(steps)
+    if expected is None:
+        return "When it ends is told as soon as a unit has shown its pace."
+    word, left = expected
+    end = now + timedelta(seconds=left)
     day = f" on {end:%Y-%m-%d}" if end.date() > now.date() else ""
-    return f"It should end about {end:%H:%M}{day}."
+    return f"It should end {word}{end:%H:%M}{day}."

@@ -13,7 +13,8 @@ t0 = "T"                      # num_train_timesteps; so may num_inference_steps 
 repeat = [2]                  # runs of one case; an A-vs-A control is a second repeat
 contest = "train"             # a part of the pipeline by itself: priors, train or sample,
 contender = "tutorial"        # by dipddpm or by what a user would pick instead (bench.cases)
-[profile]                     # as a grid: cases of which a shortened run is profiled at the end
+[profile]                     # as a grid: cases of which a shortened run is profiled at the end,
+                              # none of them a contest
 """
 
 from __future__ import annotations
@@ -145,6 +146,11 @@ def parse(
         for name, grid in grids.items():
             where = f"{file}: {name}"
             for settings in _combinations(base, grid, file, where):
+                if name == "profile" and settings.get("contest", "none") != "none":
+                    raise UserError(
+                        f"{where}: contest must be 'none', for what is profiled is a shortened "
+                        f"training run with its outcomes, got {settings['contest']!r}"
+                    )
                 if seed is not None and "seed" in grid:
                     settings["seed"] += seed  # an axis of seeds, moved along
                 case = _case(settings, images, where, known)

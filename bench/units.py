@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from bench.apart import telling, value_words
 from bench.cases import (
     OUTCOME_FIELDS,
     digest,
@@ -33,6 +35,11 @@ from dipddpm.config import (
     targets_priors,
 )
 
+# In the name of a unit, behind the words for what it does; and what is no part of a name.
+_END_OF_NAME = re.compile(r"(-seed\d+)?(-repeat\d+)?-[0-9a-f]{6}$")
+_NO_NAME = re.compile(r"[^\w.]+")
+# Characters of the settings in it.
+_MAX_APART = 100
 # What tells the arms of a comparison apart.
 _ARM_FIELDS = {"train_on", "condition_on", *fields_of(LoaderConfig)}
 
@@ -80,12 +87,14 @@ def plan_units(
         for group, config, keys in needed
     ]
     order = random.Random(seed)
-    return [
-        *order.sample(list(shared_units.values()), len(shared_units)),
-        *_interleaved(train_units, order),
-        *_in_turn([_contest_unit(case, **given) for case in contests], order),
-        *_profile_units(suite.profiled, **given),
-    ]
+    return _told_apart(
+        [
+            *order.sample(list(shared_units.values()), len(shared_units)),
+            *_interleaved(train_units, order),
+            *_in_turn([_contest_unit(case, **given) for case in contests], order),
+            *_profile_units(suite.profiled, **given),
+        ]
+    )
 
 
 def plan_profiles(
@@ -97,7 +106,60 @@ def plan_profiles(
         arm = {key: value for key, value in case.settings.items() if key in _ARM_FIELDS}
         first.setdefault(digest([arm]), case)
     given = {"images": suite.images, "functions": suite.folder, "device": device}
-    return _profile_units(first.values(), nvtx=nvtx, memory_snapshot=memory_snapshot, **given)
+    return _told_apart(
+        _profile_units(first.values(), nvtx=nvtx, memory_snapshot=memory_snapshot, **given)
+    )
+
+
+def _told_apart(units: Sequence[UnitSpec]) -> list[UnitSpec]:
+    """With the settings in their names that tell units apart whose names differ by the digest
+    alone, but for those that are as they are if nothing is said, and for what would be too long."""
+    alike: dict[str, dict[str, dict[str, Setting]]] = {}
+    for spec in units:
+        settings = spec.cases[0].settings
+        if spec.kind != "contest":
+            settings = _run_settings(spec.cases[0])
+        if spec.kind == "shared":  # of the most of its images the name tells
+            settings = {key: value for key, value in settings.items() if key != "num_images"}
+        alike.setdefault(_words(spec.unit), {})[spec.unit] = settings
+    names: dict[str, str] = {}
+    for words, some in alike.items():
+        told = telling(some.values(), ())
+        for unit, settings in some.items():
+            own = [_setting_words(name, settings.get(name)) for name in told]
+            names[unit] = "-".join([words, *_few(filter(None, own))]) + unit[len(words) :]
+    return [
+        spec.model_copy(
+            update={
+                "unit": names[spec.unit],
+                "needs": tuple(names.get(need, need) for need in spec.needs),
+            }
+        )
+        for spec in units
+    ]
+
+
+def _words(unit: str) -> str:
+    """The name without seed, repeat and digest."""
+    found = _END_OF_NAME.search(unit)
+    assert found is not None
+    return unit[: found.start()]
+
+
+def _setting_words(name: str, value: Setting) -> str:
+    """learning_rate.0.001; empty of a default."""
+    if name in _DEFAULTS and _DEFAULTS[name] == value:
+        return ""
+    return f"{name}.{_NO_NAME.sub('.', value_words(value))}"
+
+
+def _few(words: Iterable[str]) -> Iterator[str]:
+    """As many of the first as a name has room for."""
+    room = _MAX_APART
+    for one in words:
+        room -= len(one)
+        if room >= 0:
+            yield one
 
 
 def _run_settings(case: Case) -> dict[str, Setting]:
@@ -177,6 +239,8 @@ def _least_settings() -> dict[str, Setting]:
 
 
 _LEAST = _least_settings()
+# Of what has a default.
+_DEFAULTS = _LEAST | settings_of(UNetConfig())
 
 
 def _least(case: Case, kept: set[str], *, seed: int | None = None, **asked: Setting) -> Case:

@@ -31,12 +31,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """columns: names with their units"""
+    """columns: names with their units
+
+    stacked: of long rows, each a block of its own where the screen is narrow
+    screen_only: columns that paper has no room for
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     caption: str = ""
     filterable: bool = False
+    stacked: bool = False
+    screen_only: Sequence[str] = ()
     kind: str = field(default="table", init=False)
 
 

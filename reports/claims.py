@@ -44,13 +44,13 @@ from reports.publication import (
 )
 from reports.tables import Outcome
 from reports.ways import OF_DEGRADED, best_pairs, compared, ways, whole
-from reports.words import effect_words
+from reports.words import effect_words, percent
 
 PROTOCOLS = ("paper", "corrected")
 # The share of the total that counts as much.
 MUCH = 0.10
 PRIORS_SHARE = Quantity(
-    "share of the priors",
+    "seconds of the priors",
     lambda one: (
         None
         if (made := one.group_seconds("priors")) is None or not one.total_seconds
@@ -58,7 +58,7 @@ PRIORS_SHARE = Quantity(
     ),
     "more",
     "less",
-    unit="",
+    # As a ratio: no share is below nothing, and the interval of a difference could be.
     margin=None,
 )
 _NO_VERDICT = {EQUAL, NOT_DISTINGUISHABLE, WITHHELD, TOO_FEW, NOT_MEASURED}
@@ -326,7 +326,7 @@ def _priors_share(report: Report) -> Measured | None:
     ]
     if not pairs:
         return None
-    contrast = f"of all seconds, against {MUCH:.0%}"
+    contrast = f"against {percent(MUCH)} of all"
     return Measured(PRIORS_SHARE, contrast, PRIORS_SHARE.more, pairs, list(last.values()))
 
 

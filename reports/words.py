@@ -137,6 +137,7 @@ def verdict_word(verdict: Verdict, unit: str = "", *, of_seeds: bool = False) ->
     margin, margin_unit = verdict.margin or 0.0, unit
     if effect.is_ratio:
         margin, margin_unit = 100 * margin, "%"
+    within = f"within {margin:g}{NO_BREAK}{margin_unit}"
     if word == TOO_FEW:
         return f"no verdict, it takes {_lacking(effect, verdict.seeds, of_seeds=of_seeds)}"
     if word == NOT_DISTINGUISHABLE:
@@ -146,13 +147,12 @@ def verdict_word(verdict: Verdict, unit: str = "", *, of_seeds: bool = False) ->
         needed, enough = verdict.pairs_needed, ""
         if needed is not None and abs(effect.mean - effect.is_ratio) < (verdict.margin or 0.0):
             noun = "pair" if verdict.seeds is None else "image"
-            enough = f"; if there is none, some {plural(needed, noun)} would show equality"
+            enough = (
+                f"; if there is none, some {plural(needed, noun)} in all would show equality "
+                f"{within}"
+            )
         return f"{word} from no effect (half-width {half}{enough})"
-    alone = (
-        f"equal within {margin:g}{NO_BREAK}{margin_unit}"
-        if verdict.alone == EQUAL
-        else verdict.alone
-    )
+    alone = f"equal {within}" if verdict.alone == EQUAL else verdict.alone
     if word != WITHHELD:
         return alone
     if verdict.control is None:

@@ -72,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert main(arguments) == 0
     course = Course(run.plan, list(run.plan.units)[:-2])
     course.started(run.plan.units[-1])
-    LivePage(runs).write(course, 100.0, going=True)
+    LivePage(runs).write(course, {}, going=True)
     return runs
 
 
@@ -146,6 +146,40 @@ def test_it_never_scrolls_sideways(browser: Browser, folder: Path, name: str, wi
     found = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     context.close()
     assert found[0] <= found[1]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_verdicts_and_their_effects_are_seen_without_scrolling_sideways(
+    browser: Browser, folder: Path, width: int
+) -> None:
+    context = browser.new_context(viewport=of_width(width))
+    page = context.new_page()
+    page.goto(address(folder, "report"))
+    verdicts = page.locator("#verdicts")
+    inner, outer = verdicts.locator(".scroll").evaluate("one => [one.scrollWidth, one.clientWidth]")
+    assert inner <= outer
+    rows = verdicts.locator("tbody tr")
+    drawn = 0
+    for row in rows.all():
+        verdict = row.locator("td").nth(1)
+        for place in (verdict, *row.locator("svg").all()):
+            box = place.bounding_box()
+            assert box is not None and box["width"] > 20
+            assert box["x"] >= 0 and box["x"] + box["width"] <= width
+            drawn += place is not verdict
+        if width == 390:  # each in a block, its parts below one another
+            tops = row.locator("td:visible").evaluate_all(
+                "all => all.map(one => one.getBoundingClientRect().top)"
+            )
+            assert tops == sorted(set(tops)) and len(tops) > 3
+            label = verdict.evaluate("one => getComputedStyle(one, '::before').content")
+            assert label.startswith('"verdict"')
+    assert drawn > 4
+    # It is a table all the same to who does not see it.
+    assert verdicts.get_by_role("table").count() == 1
+    assert verdicts.get_by_role("columnheader").count() == 7
+    assert verdicts.get_by_role("row").count() == 1 + rows.count()
+    context.close()
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -317,6 +351,20 @@ def test_it_prints_on_several_pages_and_cuts_no_figure(page: Page) -> None:
     )
     assert heights and max(heights) < A4_HEIGHT
     assert page.evaluate("document.documentElement.scrollWidth") <= A4_WIDTH
+    # Text of 7 points at least, and no table that would make all of the page smaller.
+    sizes = page.locator("td:visible, th:visible").evaluate_all(
+        "all => all.map(one => parseFloat(getComputedStyle(one).fontSize))"
+    )
+    assert len(sizes) > 100 and min(sizes) >= 7 * 96 / 72 - 0.01
+    widths = page.locator("table:visible").evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect().right)"
+    )
+    assert max(widths) <= A4_WIDTH
+    results = page.locator("#results .caption").first
+    left_out = results.locator(".paper").inner_text()
+    assert "first step, ms" in left_out
+    heads = page.locator("#results table").first.locator("th:visible").all_inner_texts()
+    assert "total, s" in heads and "first step, ms" not in heads
     made = page.pdf(
         format="A4", margin={"top": "1cm", "bottom": "1cm", "left": "1cm", "right": "1cm"}
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 
 from bench.records import Setting
 from bench.verdicts import EQUAL, NOT_DISTINGUISHABLE, NOT_MEASURED, TOO_FEW, WITHHELD
@@ -85,6 +87,11 @@ def test_few_pairs_show_no_equality(tmp_path: Path) -> None:
     six = judged(load_run(arms_run(tmp_path / "six", *planted(1.0, 6))), 2)
     assert six.word == NOT_DISTINGUISHABLE
     assert six.verdict.pairs_needed is not None and six.verdict.pairs_needed > 6
+    # Each number of pairs says what it is for.
+    said = text(section(tmp_path / "six", "verdicts"))
+    in_all = six.verdict.pairs_needed
+    assert f"{in_all - 6} more pairs would decide between equality and an effect" in said
+    assert "pairs for that interval" in text(section(tmp_path / "six", "planning"))
     assert judged(load_run(arms_run(tmp_path / "five", *planted(1.0, 5))), 2).word == TOO_FEW
 
 
@@ -152,6 +159,33 @@ def test_the_priors_share_is_of_all_seconds(tmp_path: Path) -> None:
         assert one.word == word
         assert one.measured is not None
         assert one.measured.pairs[0].other == pytest.approx(share, rel=0.01)
+
+
+def test_the_interval_of_the_priors_share_holds_no_share_below_nothing(tmp_path: Path) -> None:
+    """Of three seeds it may be wide: as a difference from 10 % it would end below no seconds."""
+    given = [
+        ({"train_on": "dip", "seed": seed, "repeat": 1}, train, 0.5)
+        for seed, train in enumerate((2.0, 60.0, 3.0))
+    ]
+    measured = judged(load_run(arms_run(tmp_path, *given)), 8).measured
+    assert measured is not None and measured.effect is not None
+    shares = np.array([pair.other for pair in measured.pairs])
+    differences = scipy_stats.t.interval(0.95, 2, np.mean(shares), scipy_stats.sem(shares))
+    assert differences[0] < 0
+    logs = np.log(shares / 0.1)
+    ends = np.exp(scipy_stats.t.interval(0.95, 2, np.mean(logs), scipy_stats.sem(logs)))
+    assert [measured.effect.low, measured.effect.high] == pytest.approx(list(ends))
+    said = section(tmp_path, "verdicts")
+    [line] = [
+        line for line in tables_of(said, "claim")[0] if line[0][0] == "8" and "–" not in line[3]
+    ]
+    assert "seconds of the priors, against 10.0 % of all: " in line[4]
+    # Of each axis the unit of its end.
+    drawn = re.findall(r'<svg class="row".*?</svg>', said, flags=re.DOTALL)
+    assert drawn
+    for one in drawn:
+        [end] = re.findall(r"<text[^>]*>([^<]*)</text>", one)
+        assert re.fullmatch(r"[\d.]+(×|\xa0dB)", end)
 
 
 def test_claims_of_one_protocol_are_corrected_together(tmp_path: Path) -> None:

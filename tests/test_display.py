@@ -7,9 +7,11 @@ import io
 import pytest
 from rich.console import Console
 
+from bench import dryrun
 from bench.costs import Costs
-from bench.display import RunDisplay
-from bench.records import StageRow, UnitSpec, UnitSummary, failure_of
+from bench.course import Course
+from bench.display import RunDisplay, duration, left_words
+from bench.records import StageRow, UnitSpec, UnitSummary, failure_of, kind_of_work
 from bench.units import plan_units
 from tests.toy import BASE, PRIORS_CONTEST, plan_of, toy_suite
 
@@ -64,6 +66,52 @@ def test_of_contests_the_time_left_goes_by_those_that_are_done(clock: Clock) -> 
         assert shown.course.seconds_left({ours[1].unit: half}) == pytest.approx(
             (ours[1].num_steps - half) * done + 40 + 2 * 25
         )
+
+
+def test_before_a_kind_of_work_has_shown_its_pace_the_time_left_goes_by_operations(
+    clock: Clock,
+) -> None:
+    units = plan_units(toy_suite(), seed=0, device="cpu")
+    first, *_ = shared = [unit for unit in units if unit.kind == "shared" and unit.num_steps]
+    runs = [unit for unit in units if unit.kind == "train"]
+    booked = dryrun.book(units)
+    counted = {unit: booked.flops(calls) or 0 for unit, calls in booked.by_unit.items()}
+    with display_of(units) as shown:
+        assert left_words(shown.course, {}) == ""
+        shown.started(first, "cpu")
+        clock.now += 1000
+        shown.finished(first, UnitSummary(unit=first.unit, status="ok"), [])
+        assert shown.course.seconds_left({}) is None
+        word, seconds = shown.course.expected({}) or ("", 0.0)
+        others = sum(unit.num_steps for unit in shared[1:]) / first.num_steps
+        by_count = sum(counted[unit.unit] for unit in runs) / counted[first.unit]
+        assert word == "~"
+        # What is scored, and not known from the settings alone, is a part of so small runs.
+        assert 0.5 * by_count < seconds / 1000 - others < 1.1 * by_count
+        assert left_words(shown.course, {}) == f"~{duration(seconds)} left"
+        shown.started(runs[0], "cpu")
+        clock.now += 10
+        shown.finished(runs[0], UnitSummary(unit=runs[0].unit, status="ok"), [])
+        word, seconds = shown.course.expected({}) or ("", 0.0)
+        steps = sum(unit.num_steps for unit in runs[1:]) / runs[0].num_steps
+        assert word == "about "
+        assert seconds == pytest.approx(1000 * others + 10 * steps)
+        # Two at a time.
+        shown.started(runs[1], "cuda 0")
+        shown.started(runs[2], "cuda 1")
+        assert shown.course.seconds_left({}) == pytest.approx(seconds / 2)
+
+
+def test_a_run_that_goes_on_knows_the_pace_of_what_was_done(clock: Clock) -> None:
+    units = plan_units(toy_suite(CONTESTS), seed=0, device="cpu")
+    same = [unit for unit in units if kind_of_work(unit) == kind_of_work(units[0])]
+    assert len(same) == 2
+    course = Course(plan_of(same), same[:1], taken={same[0].unit: 7.0})
+    assert course.seconds_left({}) == pytest.approx(7.0)
+    course.started(same[1], seconds_ago=5.0)
+    half = same[1].num_steps // 2
+    left = (7.0 + 5.0) / (same[0].num_steps + half) * (same[1].num_steps - half)
+    assert course.seconds_left({same[1].unit: half}) == pytest.approx(left)
 
 
 def test_what_failed_makes_no_sharing_look_dear() -> None:

@@ -40,6 +40,7 @@ TORCH_FREE = [
     "bench.commits.records",
     "bench.course",
     "bench.display",
+    "bench.effort",
     "bench.engines",
     "bench.integrity",
     "bench.live",

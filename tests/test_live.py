@@ -94,9 +94,7 @@ def test_the_page_tells_when_it_should_end(tmp_path: Path, monkeypatch: pytest.M
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     with RunDisplay(plan_of(units), (), Console(file=io.StringIO()), LivePage(tmp_path)) as shown:
-        assert "as soon as each kind of work has shown its pace" in text(
-            (tmp_path / LIVE).read_text()
-        )
+        assert "as soon as a unit has shown its pace" in text((tmp_path / LIVE).read_text())
         shown.started(units[0], "CPU")
         now[0] += 7200
         shown.finished(units[0], ok(units[0]), [])

@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from markupsafe import Markup
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from reports import page
 from reports.context import (
@@ -28,6 +32,8 @@ from reports.effects import NOT_MEASURED
 from reports.figures import plots, svg
 from reports.figures import quality as plots_quality
 from reports.figures import restoration as plots_restoration
+from reports.figures.plots import Line
+from reports.figures.quality import ScalingPanel
 from reports.load import load_run
 from reports.sections.published import published
 from tests.test_report_tables import (
@@ -72,7 +78,7 @@ def rows_of(source: str, first: str) -> list[list[str]]:
     ]
     return [
         [text(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", line, re.DOTALL)]
-        for line in re.findall(r"<tr>(?!<th)(.*?)</tr>", found, re.DOTALL)
+        for line in re.findall(r"<tr[^>]*>(?!<th)(.*?)</tr>", found, re.DOTALL)
     ]
 
 
@@ -102,6 +108,7 @@ def square(path: Path) -> Path:
 
 def test_target_by_loader(tmp_path: Path) -> None:
     found = section(square(tmp_path / "run"), "loaders")
+    assert ".." not in text(section(tmp_path / "run", "verdicts"))
     cells, drawn = tables_of(found, "train on")
     assert [line[:6] for line in cells] == [
         ["images", "memory", "–", "device", "50.0 ms", "5.00 ms"],
@@ -243,6 +250,20 @@ def test_scaling(tmp_path: Path) -> None:
     ]
 
 
+def test_levels_that_no_setting_has_together_are_not_held_against_each_other(
+    tmp_path: Path,
+) -> None:
+    given: list[Given] = [
+        ({"num_images": size, "num_train_timesteps": steps}, 2.0 * steps / 1000, 0.5)
+        for size, levels in ((4, (250, 1000)), (8, (1000, 2000)))
+        for steps in levels
+    ]
+    found = section(arms_run(tmp_path / "run", *given), "scaling")
+    ratios = {tuple(line[:2]): line[2] for line in rows_of(found, "factor")}
+    assert ratios["timesteps: 1000 / 250", "training seconds an image"] == "4.00×"
+    assert "4× the timesteps, training seconds: 4.00× (1 pair" in text(found)
+
+
 def test_a_line_along_an_axis_is_of_one_milestone(tmp_path: Path) -> None:
     given: list[Given] = [({"num_images": size}, float(size), 0.5) for size in (4, 8)]
     path = arms_run(tmp_path / "run", *given)
@@ -323,6 +344,66 @@ def test_the_drawn_lines_meet_at_the_break_even(
     assert mark == ("break-even at 4.00", pytest.approx(4.0))
     assert at_least == ("at least 5", pytest.approx(4.69992, rel=1e-5))
     assert low[-1] < high[-1]
+
+
+def boxes(figure: Figure, *some: Text) -> list[Bbox]:
+    """Where texts stand in a figure that is drawn."""
+    FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]
+    return [one.get_window_extent() for one in some]
+
+
+@pytest.mark.parametrize("width", [svg.NARROW, 5.6])
+@pytest.mark.parametrize("runs", [0.0, 0.4, 3.0, 6.7, 10.0])
+def test_the_name_of_a_break_even_covers_nothing(runs: float, width: float) -> None:
+    x = [0.0, 10.0]
+    lines = [Line("dip", x, [80.0, 90.0], "dip"), Line("images", x, [0.0, 91.0], "images")]
+    figure = plots.break_even(lines, [], ("at least 1", runs), width)
+    [ax] = figure.axes
+    [name] = [text for text in ax.texts if text.get_text() == "at least 1"]
+    [box] = boxes(figure, name)
+    others = [*ax.texts, *ax.get_xticklabels(), *ax.get_yticklabels(), ax.yaxis.label]
+    seen = [one for one in others if one is not name and one.get_text()]
+    assert len(seen) > 6
+    assert not any(box.overlaps(other) for other in boxes(figure, *seen))
+    for line in ax.lines:
+        assert not line.get_path().transformed(line.get_transform()).intersects_bbox(box)
+    assert figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1)
+
+
+@pytest.mark.parametrize("width", [svg.NARROW, svg.BROAD])
+@pytest.mark.parametrize(
+    ("levels", "losses"),
+    [
+        ((32.0, 64.0), (0.453, 0.444)),
+        ((64.0, 128.0, 256.0), (0.21, 0.2, 0.1999, 0.15, 0.12, 0.1)),
+        ((64.0, 1000.0, 1024.0, 65536.0), (12.0, 3400.0, 0.005)),
+        (tuple(map(float, range(10, 90))), tuple(map(float, range(1, 90)))),
+    ],
+)
+def test_scaling_has_its_ticks_at_what_was_measured(
+    levels: tuple[float, ...], losses: tuple[float, ...], width: float
+) -> None:
+    lines = [Line("images", levels, [loss] * len(levels)) for loss in losses]
+    panels = [ScalingPanel("images", "held-out loss", lines, "2.00×")] * 3
+    figure = plots_quality.scaling(panels, 3, width)
+    ax = figure.axes[0]
+    for axis, values in ((ax.xaxis, levels), (ax.yaxis, losses)):
+        ticks = axis.get_majorticklocs().tolist()
+        assert set(ticks) <= set(values)
+        if len(set(values)) <= 12:
+            assert set(ticks) == set(values)
+        named = {
+            place: label.get_text()
+            for place, label in zip(ticks, axis.get_ticklabels(), strict=True)
+            if label.get_text()
+        }
+        # Three digits of a loss.
+        assert all(float(text.replace("\N{NARROW NO-BREAK SPACE}", "")) == pytest.approx(
+            place, rel=5e-3) for place, text in named.items())  # fmt: skip
+        assert {min(values), max(values)} <= set(named)
+        shown = boxes(figure, *(one for one in axis.get_ticklabels() if one.get_text()))
+        for place, box in enumerate(shown):
+            assert not any(box.overlaps(other) for other in shown[place + 1 :])
 
 
 def test_break_even_never(tmp_path: Path) -> None:

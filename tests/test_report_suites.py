@@ -74,7 +74,7 @@ def test_each_word_stands_beside_its_interval_and_its_number() -> None:
     assert told(quiet, [quiet]).endswith(": equal within 2 %")
     assert (
         "not distinguishable from no effect (half-width 34.7 %; if there is none, some 1757 pairs "
-        in told(loud, [quiet])
+        "in all would show equality within 2 %)" in told(loud, [quiet])
     )
     assert ": withheld (alone: longer), a control reaches from −" in told(up, [loud])
     assert told(quiet, [None]).endswith("withheld (alone: equal within 2 %), no case ran twice")
@@ -507,7 +507,9 @@ def test_it_says_how_many_images_would_do(tmp_path: Path) -> None:
         ("degraded", 10, None, 0.0, 0.4, tuple([25.0] * IMAGES)),
     )
     (line, _) = rows_of(section(path, "restoration"), "DIP start")
-    assert re.search(r"if there is none, some \d+ images would show equality", line[-1])
+    assert re.search(
+        r"if there is none, some \d+ images in all would show equality within 0.3", line[-1]
+    )
 
 
 def test_fewer_seeds_give_no_verdict(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -412,6 +413,34 @@ def test_watching_tells_of_units_that_are_shorter_than_a_look(
     run.unit_folder(unit).rename(hidden)
     said = watched(run, monkeypatch, lambda: hidden.rename(run.unit_folder(unit)))
     assert f"[3/3] {unit}" in said
+
+
+def test_watching_in_a_pipe_tells_whenever_a_unit_begins_or_ends(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = unit_of(run, "train")
+    folder, unfinished = run.unit_folder(unit), run.unfinished(unit)
+    hidden = run.folder / "hidden"
+    folder.rename(hidden)
+    begun = time.time() - 3600
+    os.utime(hidden / records.SPEC, (begun, begun))
+
+    def done() -> None:
+        unfinished.rename(folder)
+        working.close()
+
+    with contextlib.ExitStack() as working:
+        working.enter_context(locked(run.folder))
+        said = watched(
+            run, monkeypatch, lambda: None, lambda: hidden.rename(unfinished), lambda: None, done
+        )
+    lines = [line for line in said.splitlines() if not line.startswith("  warning: ")]
+    first, begins, ends, last = lines
+    assert re.fullmatch(r"2 of 3 units done; at work: none(; .* left)?", first)
+    assert begins.startswith(f"2 of 3 units done; at work: {unit}")
+    # It was begun an hour before anybody looked.
+    assert re.fullmatch(rf"\[3/3] {unit}  360\d\.\d s  ok", ends)
+    assert last == "3 of 3 units done; at work: none; about 0 s left"
 
 
 def test_watching_sees_what_is_measured_again_to_its_end(

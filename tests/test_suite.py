@@ -172,6 +172,15 @@ def test_case_ids_are_the_settings() -> None:
         ("grid = 3\n", ["grid", "3"]),
         ("colour = 'red'\n[[grid]]\nepochs = 1\n", ["colour", "'red'"]),
         ("[[grid]\n", ["my.toml"]),
+        # Before it is asked for epochs, which no contest of priors has.
+        *(
+            (f"{base}[[grid]]\nepochs = 1\n[profile]\n{line}", ["profile: contest", f"'{what}'"])
+            for base, line, what in (
+                ("", "contest = 'train'\n", "train"),
+                ("", "contest = ['none', 'priors']\nepochs = 1\n", "priors"),
+                ("[base]\ncontest = 'priors'\n", "num_images = 8\n", "priors"),
+            )
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(body: str, words: list[str]) -> None:
@@ -182,6 +191,12 @@ def test_what_cannot_be_is_refused_in_one_line(body: str, words: list[str]) -> N
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_no_more_images_are_booked_than_a_computer_holds() -> None:
+    units = units_of("[[grid]]\nepochs = 1\nnum_images = 9999999\n")
+    with pytest.raises(UserError, match="num_images must be at most 1000000 in a dry run, got 9"):
+        dryrun.book(units)
 
 
 def test_an_empty_or_foreign_file_is_refused(tmp_path: Path) -> None:
@@ -425,6 +440,68 @@ def test_repeats_and_seeds_are_runs_of_their_own() -> None:
     train = [unit for unit in units if unit.kind == "train"]
     assert len(train) == 7
     assert len({unit.unit for unit in units}) == len(units)
+
+
+def test_a_name_tells_what_differs() -> None:
+    body = """[[grid]]
+epochs = 1
+learning_rate = [1e-4, 1e-3]
+block_out_channels = [[16, 32, 64], [8, 16]]
+attention_levels = [1]
+seed = [0, 3]
+[[grid]]
+train_on = "dip"
+epochs = 1
+reg_noise_std = [0.0, 0.03]
+[[grid]]
+contest = "train"
+num_images = 4
+epochs = 2
+mixed_precision = ["no", "bf16"]
+"""
+    units = units_of(body)
+    names = Counter(unit.unit.rsplit("-", 1)[0] for unit in units)
+    least = DataConfig().num_images
+    assert names == Counter(
+        [
+            *(
+                f"train-images-memory-{least}-1000-linear{channels}{rate}{seed}"
+                for channels in ("", "-block_out_channels.8.16")
+                for rate in ("", "-learning_rate.0.001")
+                for seed in ("", "-seed3")
+            ),
+            *(
+                f"{name}{noise}"
+                for name in (f"priors-train-{least}", f"train-dip-memory-{least}-1000-linear")
+                for noise in ("", "-reg_noise_std.0.03")
+            ),
+            *(f"contest-train-dipddpm{precision}" for precision in ("", "-mixed_precision.bf16")),
+        ]
+    )
+    # What is needed goes by its new name.
+    for unit in units:
+        for need in unit.needs:
+            [priors] = [one for one in units if one.unit == need]
+            settings = ("reg_noise_std", "num_images")
+            assert all(
+                priors.cases[0].settings[name] == unit.cases[0].settings[name] for name in settings
+            )
+    assert sum(len(unit.needs) for unit in units) == 2
+
+
+def test_a_name_has_an_end() -> None:
+    """Whatever differs: what the digest alone tells apart then are still units of their own."""
+    grid = "[[grid]]\nepochs = 1\ncontest = 'train'\n"
+    levers = {
+        "channels_last": "[true, false]", "mixed_precision": "['no', 'bf16']",
+        "fused_adamw": "[true, false]", "foreach_ema": "[true, false]",
+        "gradient_accumulation_steps": "[1, 2]", "learning_rate": "[1e-4, 2e-4]",
+        "max_grad_norm": "[1.0, 2.0]",
+    }  # fmt: skip
+    units = units_of(grid + "".join(f"{name} = {some}\n" for name, some in levers.items()))
+    names = [unit.unit for unit in units]
+    assert len(set(names)) == 2 ** len(levers)
+    assert 100 < max(map(len, names)) < 200
 
 
 def test_the_order_is_random_priors_first_and_a_function_of_the_seed() -> None:

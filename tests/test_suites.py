@@ -60,6 +60,12 @@ def test_a_suite_that_ships_can_run(name: str) -> None:
     assert "two cores" in found.title + found.about
 
 
+@pytest.mark.parametrize("name", suite.names())
+def test_units_have_names_of_which_nobody_needs_the_digest(name: str) -> None:
+    units = plan_units(suite.load(name), seed=0, device="cpu")
+    assert len({unit.unit.rsplit("-", 1)[0] for unit in units}) == len(units)
+
+
 def test_each_suite_has_its_twin_for_two_cores() -> None:
     twins = {*TWINS, *(f"{name}-cpu" for name in TWINS)}
     assert set(suite.names()) == {

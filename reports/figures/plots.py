@@ -325,13 +325,15 @@ def break_even(
     if mark is not None:
         name, runs = mark
         ax.axvline(runs, color=MUTED, linewidth=0.8, zorder=0)
+        # Above the axes, where no line runs, and to the side that has the more room.
         ax.annotate(
             name,
-            (runs, top),
-            xytext=(-5, 0),
+            (runs, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
             textcoords="offset points",
-            ha="right",
-            va="top",
+            ha="left" if runs < max(lines[0].x) / 2 else "right",
+            va="bottom",
         )
     ax.set_ylim(0, 1.05 * top)
     ax.set_xlim(0, max(max(line.x) for line in lines))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from bench.stats import Effect
 from reports.figures.plots import Line, interval_bars
@@ -90,7 +89,10 @@ def loss_facets(facets: Sequence[Facet], width: float) -> Figure:
     figure, axes = new_figure(width, 0.5 + 1.9 * rows, rows, columns, sharex=True, sharey=True)
     for ax, facet in zip(axes, facets, strict=False):
         _loss_panel(ax, facet)
-        ax.set_title(facet.title)
+        # On a phone two stand side by side.
+        ax.set_title(facet.title.replace(", ", ",\n", 1) if columns == 2 else facet.title)
+    for ax in axes[max(0, len(facets) - columns) : len(facets)]:
+        ax.tick_params(labelbottom=True)  # also where none is drawn below it
     for ax in axes[len(facets) :]:
         ax.set_visible(False)
     curves = [curve for facet in facets for curve in facet.curves]
@@ -243,15 +245,16 @@ def scaling(panels: Sequence[ScalingPanel], columns: int, width: float) -> Figur
                 linewidth=1,
                 markersize=7 if line.arm == "images" else 4,
             )
-        value_ticks(ax, "x", [x for line in panel.lines for x in line.x])
-        ax.set_yscale("log")
-        ax.yaxis.set_major_locator(MaxNLocator(4))
-        ax.yaxis.set_minor_locator(MaxNLocator(1))
-        ax.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
-        ax.yaxis.set_major_formatter(FuncFormatter(plain_numbers))
+        if panel.lines:
+            x, y = ([v for line in panel.lines for v in getattr(line, axis)] for axis in "xy")
+            value_ticks(ax, "x", x, room=3 if narrow else 6)
+            value_ticks(ax, "y", y, room=5, pad=0.08, form=plain_numbers)
+        else:
+            ax.set(xticks=[], yticks=[])
         ax.set_xlabel(panel.xlabel)
         ax.set_ylabel(panel.ylabel)
-        ax.set_title(panel.note, fontweight="normal")
+        note = panel.note.replace(", ", ",\n", 1) if narrow else panel.note
+        ax.set_title(note, fontweight="normal")
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     return figure

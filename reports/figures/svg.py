@@ -195,17 +195,47 @@ def ratio_axis(ax: Axes, ratios: Sequence[float], *, room: int = 6) -> None:
     ax.axvline(1, color=MUTED, linewidth=0.8, zorder=0)
 
 
-def value_ticks(ax: Axes, axis: str, values: Sequence[float]) -> None:
-    """A logarithmic axis with a tick at each of the values that occur."""
+# Of more values that occur, a logarithmic axis has ticks only where it has room for their labels.
+_MAX_TICKS = 12
+
+
+def value_ticks(
+    ax: Axes,
+    axis: str,
+    values: Sequence[float],
+    *,
+    room: int,
+    pad: float = 0.2,
+    form: Callable[[float], str] = "{:g}".format,
+) -> None:
+    """A logarithmic axis with ticks at the values that occur; `room` labels fit, those of the least
+    and of the greatest among them.
+
+    pad: beyond either end, as a share of what lies between them
+    """
     places = sorted(set(values))
+    named = _far_apart(places, room)
     getattr(ax, f"set_{axis}scale")("log")
     target = getattr(ax, f"{axis}axis")
-    target.set_major_locator(FixedLocator(places))
+    target.set_major_locator(FixedLocator(places if len(places) <= _MAX_TICKS else named))
     target.set_minor_locator(NullLocator())
-    target.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    labels = {place: form(place) for place in named}
+    target.set_major_formatter(FuncFormatter(lambda value, _: labels.get(value, "")))
     if len(places) > 1:
-        span = (places[-1] / places[0]) ** 0.2
+        span = (places[-1] / places[0]) ** pad
         getattr(ax, f"set_{axis}lim")(places[0] / span, places[-1] * span)
+
+
+def _far_apart(places: Sequence[float], room: int) -> list[float]:
+    """The first and the last, and of those between them from below what is far enough, by ratio,
+    from both and from each other."""
+    first, last = places[0], places[-1]
+    least = (last / first) ** (1 / room)
+    found = [first]
+    for place in places[1:-1]:
+        if place / found[-1] >= least and last / place >= least:
+            found.append(place)
+    return [*found, last] if last > first else found
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:

@@ -109,6 +109,7 @@ def _summary(report: Report, contrasts: Iterable[tuple[str, str]]) -> Table:
         "have. Loss and times: ratios, equal is within 2 %; KID: a difference. A word stands only "
         "where it clears the controls, among them the A-vs-A of the same quantity. Total seconds "
         "hold the priors, which the blur too is set by.",
+        stacked=True,
     )
 
 

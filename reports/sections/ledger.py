@@ -155,7 +155,7 @@ def _crossing(shared: _Sharing) -> str:
     if shared.crossing is None:
         return (
             f"This run cannot tell whether sharing the priors ever pays for their {priors}; at "
-            f"least {math.ceil(shared.at_least)} training runs would have to share them "
+            f"least {plural(math.ceil(shared.at_least), 'training run')} would have to share them "
             f"({seconds(shared.fastest)} a run with DIP at the near end of the interval of its "
             f"training time, {plain} a run on images)."
         )

@@ -39,13 +39,15 @@ def _finding(found: Sequence[Foreseen], wanted: Wanted) -> str:
 def _table(found: Sequence[Foreseen]) -> Table:
     return Table(
         ["claim", "protocol", "quantity", "replicates", "95 % interval ±", "foreseen by half",
-         "wanted ±", "pairs for it", "cheapest at", "a pair takes", "in all"],
+         "wanted ±", "pairs for that interval", "cheapest at", "a pair takes", "in all"],
         [_row(one) for one in found],
         "The interval of a claim's test beside what the spread of the first half of its "
         "replicates, as the run began them, let expect of all of them. Then the pairs that the "
         "wanted interval takes if all are made at one setting and arm, at the one where they cost "
         "the least: by the spread seen there, or, below three replicates, within all settings. A "
-        "pair holds its own priors.",
+        "pair holds its own priors. The pairs that a verdict names are others: those that would "
+        "show equality, over all settings.",
+        stacked=True,
     )  # fmt: skip
 
 

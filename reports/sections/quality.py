@@ -198,6 +198,7 @@ def _features(report: Report) -> list[Block]:
             "from resampling the samples of one net. Nearest: the distance of a sample to as many "
             "training or held-out images, beside that of unseen real images. Precision and recall "
             "are for display only.",
+            stacked=True,
         )
     ]
 

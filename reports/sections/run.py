@@ -131,6 +131,11 @@ _RESTORATION = (
 )
 
 
+# What paper has no room for, and a reader of it the least use.
+_SCREEN_ONLY = (
+    "waiting, s", "step, ms", "first step, ms", "SSIM", "lag-1", "peak memory of its bill",
+    "CPU energy, J", "GPU energy, J", "sampler", "start, s", "paired SSIM",
+)  # fmt: skip
 # The settings that these columns show.
 _SHOWN = (
     "train_on", "loader", "num_workers", "num_images", "num_train_timesteps", "beta_schedule",
@@ -177,7 +182,8 @@ def _results_table(
     told = [name for name in cells if "energy" not in name
             or any(cell.value is not None for cell in cells[name])]  # fmt: skip
     rows = [list(row) for row in zip(*(cells[name] for name in told), strict=True)]
-    return Table(told, rows, caption, filterable=True)
+    screen_only = [name for name in _SCREEN_ONLY if name in told]
+    return Table(told, rows, caption, filterable=True, screen_only=screen_only)
 
 
 def _settings_table(own: Sequence[Outcome], caption: str, disturbed: Container[str]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,26 +18,36 @@ from reports.pairs import Quantity, Side, distinct, run_cell
 from reports.tables import Outcome
 from reports.words import judged, plural, three, times
 
+# Of more levels the first and the last are held against each other, whether or not both occur.
+MAX_LEVELS = 6
 # More lines in a panel are a blur.
 MAX_LINES = 60
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """An axis of the grid, and its levels from the lowest to the highest."""
+    """An axis of the grid, and its levels from the lowest to the highest.
+
+    ends: the levels farthest apart that any pair has
+    """
 
     factor: str
     label: str
     levels: Sequence[float]
+    ends: tuple[float, float]
 
     def effect(self, report: Report, quantity: Quantity) -> Effect | None:
-        """The last level over the first."""
+        """The higher end over the lower."""
         return report.effect(quantity, *self.sides)
 
     @property
     def sides(self) -> tuple[Side, Side]:
-        """Its first and its last level."""
-        return {self.factor: self.levels[0]}, {self.factor: self.levels[-1]}
+        """Its ends."""
+        return _sides(self.factor, self.ends)
+
+
+def _sides(factor: str, ends: tuple[float, float]) -> tuple[Side, Side]:
+    return {factor: ends[0]}, {factor: ends[1]}
 
 
 def _axes(report: Report) -> list[_Axis]:
@@ -45,8 +56,18 @@ def _axes(report: Report) -> list[_Axis]:
     for factor, label in named:
         levels = sorted({outcome.number(factor) for outcome in report.generated})
         if len(levels) > 1:
-            axes.append(_Axis(factor, label, levels))
+            axes.append(_Axis(factor, label, levels, _ends(report, factor, levels)))
     return axes
+
+
+def _ends(report: Report, factor: str, levels: Sequence[float]) -> tuple[float, float]:
+    """A grid need not have its first and its last level in one setting."""
+    whole = (levels[0], levels[-1])
+    if len(levels) > MAX_LEVELS:
+        return whole
+    pairs = sorted(itertools.combinations(levels, 2), key=lambda pair: pair[0] / pair[1])
+    found = (pair for pair in pairs if report.groups(TRAIN_SECONDS, *_sides(factor, pair)))
+    return next(found, whole)
 
 
 def scaling(report: Report) -> Section:
@@ -86,8 +107,7 @@ def scaling(report: Report) -> Section:
 
 def _finding(report: Report, axes: Sequence[_Axis]) -> str:
     said = [
-        f"{axis.levels[-1] / axis.levels[0]:.3g}× the {axis.label}, training seconds: "
-        f"{judged(verdict)}"
+        f"{axis.ends[1] / axis.ends[0]:.3g}× the {axis.label}, training seconds: {judged(verdict)}"
         for axis in axes
         if (verdict := report.judge(TRAIN_SECONDS, *axis.sides)).effect is not None
     ]
@@ -162,7 +182,7 @@ def _note(report: Report, axis: _Axis, quantity: Quantity, drawn: Sequence[Line]
 
 def _effects(report: Report, axes: Sequence[_Axis]) -> Table:
     """Every factor of the grid on the two quantities that a pair can show."""
-    factors = [(f"{axis.label}: {axis.levels[-1]:g} / {axis.levels[0]:g}", axis) for axis in axes]
+    factors = [(f"{axis.label}: {axis.ends[1]:g} / {axis.ends[0]:g}", axis) for axis in axes]
     rows = [
         _effect_row(report, name, quantity, axis.sides)
         for name, axis in factors
@@ -177,6 +197,7 @@ def _effects(report: Report, axes: Sequence[_Axis]) -> Table:
         rows,
         "Effects over all pairs that differ in that factor alone; descriptive, no correction for "
         "their number. The replicate of a time is the process, of a loss the seed of training.",
+        stacked=True,
     )
 
 

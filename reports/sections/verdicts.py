@@ -73,6 +73,7 @@ def _table(report: Report, found: Sequence[Judged]) -> Table:
         "Corrected: the held-out loss, where lower is better. A replay has the published images, "
         "net, precision and class of device; of anything else the word is for these data alone. "
         "What a control shows as well is withheld.",
+        stacked=True,
     )  # fmt: skip
 
 
@@ -153,7 +154,7 @@ def _why(report: Report, one: Judged) -> str:
         said.append("A grid with `repeat = [1, 2]` makes its control: the same case run twice")
     elif one.verdict.word == NOT_DISTINGUISHABLE:
         said += _cost(one)
-    return ". ".join(said) or "–"
+    return ". ".join(text.removesuffix(".") for text in said) or "–"
 
 
 def _cost(one: Judged) -> list[str]:
@@ -166,7 +167,11 @@ def _cost(one: Judged) -> list[str]:
     if not known or more <= 0:
         return []
     taken = 2 * more * sum(known) / len(known)
-    return [f"{plural(more, 'more pair')} would decide, some {seconds(taken)}"]
+    return [
+        f"{plural(more, 'more pair')} would decide between equality and an effect, some "
+        f"{seconds(taken)}; what an interval of a wanted width takes, which is another number, is "
+        "in the section on more pairs"
+    ]
 
 
 def _time_halves(report: Report) -> Iterator[str]:
