@@ -13,7 +13,7 @@ from reports.figures import quality as plots
 from reports.figures import svg
 from reports.figures.plots import Line
 from reports.figures.quality import ScalingPanel
-from reports.pairs import Quantity, Side, distinct, run_cell
+from reports.pairs import Key, Quantity, Side, run_cell
 from reports.tables import Outcome
 from reports.words import judged, plural, three, times
 
@@ -110,12 +110,12 @@ def _panel(report: Report, axis: _Axis, quantity: Quantity) -> ScalingPanel:
     return ScalingPanel(axis.label, quantity.name, drawn, note)
 
 
-def _lines(report: Report, axis: _Axis, quantity: Quantity) -> dict[str, list[Line]]:
+def _lines(report: Report, axis: _Axis, quantity: Quantity) -> dict[Key, list[Line]]:
     """Along the axis, by setting, of each seed a line of its own."""
     # The setting of a line -> what all its points are after, in epochs -> its points.
-    lines: dict[str, dict[float, dict[float, float]]] = {}
-    firsts: dict[str, Outcome] = {}
-    for outcome in distinct(report.generated, quantity):
+    lines: dict[Key, dict[float, dict[float, float]]] = {}
+    firsts: dict[Key, Outcome] = {}
+    for outcome in report.distinct(quantity):
         measured = quantity.of(outcome)
         if measured is not None and measured > 0 and outcome.record.repeat == 1:
             key = run_cell(outcome, axis.factor)
@@ -123,7 +123,7 @@ def _lines(report: Report, axis: _Axis, quantity: Quantity) -> dict[str, list[Li
             points = lines.setdefault(key, {}).setdefault(epochs, {})
             points.setdefault(outcome.number(axis.factor), measured)
             firsts[key] = outcome
-    found: dict[str, list[Line]] = {}
+    found: dict[Key, list[Line]] = {}
     for key, milestones in lines.items():
         # The milestone that most of the runs reached, of those the last.
         _, points = max(milestones.items(), key=lambda item: (len(item[1]), item[0]))
