@@ -26,7 +26,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
@@ -368,8 +368,10 @@ class UnitSummary(Row):
 Stored = TypeVar("Stored", bound=Row)
 Line = TypeVar("Line", bound=Row | StageRow)
 
-# What upgrades a row of an earlier version, as a `Row` does itself.
+_STAGE_ROW = TypeAdapter(StageRow)
+# Of any version: what a `Row` does itself.
 _UPGRADES = BeforeValidator(partial(upgraded, StageRow.__name__, version=SCHEMA_VERSION))
+_OLD_STAGE_ROW: TypeAdapter[StageRow] = TypeAdapter(Annotated[StageRow, _UPGRADES])
 
 
 def write(path: Path, row: Row) -> None:
@@ -385,7 +387,7 @@ def write(path: Path, row: Row) -> None:
 def append(path: Path, rows: Iterable[Row | StageRow]) -> None:
     """Rows as lines at the end of a file, on the disk when this returns."""
     with path.open("ab") as stream:
-        stream.writelines(_adapter(type(row)).dump_json(row) + b"\n" for row in rows)
+        stream.writelines(_text(row) + b"\n" for row in rows)
         stream.flush()
         os.fsync(stream.fileno())
 
@@ -428,27 +430,25 @@ def content_of(path: Path) -> bytes:
         raise UserError(f"{path}: {error.strerror}") from error
 
 
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+def _text(row: Row | StageRow) -> bytes:
+    if isinstance(row, StageRow):
+        return _STAGE_ROW.dump_json(row)
+    return row.model_dump_json().encode()
 
 
-@cache
-def _reader(kind: type[Row | StageRow]) -> Callable[[bytes], Any]:
+def _reader(kind: type[Line]) -> Callable[[bytes], Any]:
     """From the text of a row to the row; raises ValueError if it is none."""
-    validator = _adapter(kind).validator
-    if kind is not StageRow:
+    if issubclass(kind, Row):
         # Not from the text at once: so strings that are equal, as in many settings, are one.
-        return lambda text: validator.validate_python(from_json(text))
-    of_any_version = _adapter(Annotated[kind, _UPGRADES]).validator
+        return lambda text: kind.model_validate(from_json(text))
+    return _stage_row
 
-    def stage_row(text: bytes) -> Any:
-        try:
-            return validator.validate_json(text)
-        except ValidationError:  # of an earlier version, or broken
-            return of_any_version.validate_json(text)
 
-    return stage_row
+def _stage_row(text: bytes) -> StageRow:
+    try:
+        return _STAGE_ROW.validate_json(text)
+    except ValidationError:  # of an earlier version, or broken
+        return _OLD_STAGE_ROW.validate_json(text)
 
 
 def _first_error(error: ValueError) -> str:

@@ -216,6 +216,14 @@ class Run:
                 found.append(read(folder / SUMMARY, UnitSummary))
         return found
 
+    def altered(self) -> list[str]:
+        """The files of rows that are not what was written, in a line each."""
+        return [
+            line
+            for summary in self.summaries()
+            for line in _altered(self.unit_folder(summary.unit), summary, {})
+        ]
+
     def _lines(self, name: str, kind: type[_Line]) -> list[_Line]:
         return [row for spec in self.done() for row in self._lines_of(spec.unit, name, kind)]
 

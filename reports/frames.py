@@ -45,7 +45,8 @@ def results(run: Loaded, found: Sequence[Outcome]) -> pd.DataFrame:
             _circumstances(run, records),
         )
     )
-    chosen = [one.chosen for one in found] if _is_told(run, "chosen") else [{}] * len(found)
+    is_told = _is_told(run, "chosen")
+    chosen: list[dict[str, Setting]] = [one.chosen if is_told else {} for one in found]
     return _frame({name: columns[name] for name in _in_turn(found, chosen, list(columns))})
 
 

@@ -75,14 +75,15 @@ def _tables(report: Report) -> dict[str, bytes]:
         "stages.parquet": _parquet(frames.stages(run)),
         "steps.parquet": _parquet(frames.steps(run)),
     }
-    for name, make in (
-        ("results", lambda: frames.results(run, report.found)),
-        ("contests", lambda: frames.contests(run)),
-    ):
-        table = make()
-        if len(table):  # a run has outcomes or contests, seldom both
-            files |= {f"{name}.csv": frames.to_csv(table), f"{name}.parquet": _parquet(table)}
+    if report.found:  # a run has outcomes or contests, seldom both
+        files |= _table("results", frames.results(run, report.found))
+    if run.contests:
+        files |= _table("contests", frames.contests(run))
     return files
+
+
+def _table(name: str, table: pd.DataFrame) -> dict[str, bytes]:
+    return {f"{name}.csv": frames.to_csv(table), f"{name}.parquet": _parquet(table)}
 
 
 def _parquet(table: pd.DataFrame) -> bytes:

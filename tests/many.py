@@ -11,6 +11,7 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from bench import records
 from bench.records import MachineState, Probe, Record, StageRow, UnitSummary
@@ -36,8 +37,8 @@ def many_run(path: Path, num_units: int) -> Path:
     return folder.finish()
 
 
-def _grid() -> Iterator[dict[str, str | int]]:
-    axes = {
+def _grid() -> Iterator[dict[str, Any]]:
+    axes: dict[str, tuple[str | int, ...]] = {
         "batch_size": (16, 32, 64, 128),
         "num_iter": (100, 200),
         "num_images": (100, 200, 300, 400, 500),
@@ -54,14 +55,15 @@ def _grid() -> Iterator[dict[str, str | int]]:
 
 
 def _training(
-    unit: str, settings: dict[str, str | int], draw: random.Random
+    unit: str, settings: dict[str, Any], draw: random.Random
 ) -> tuple[list[StageRow], list[Record]]:
     dip = settings["train_on"] != "images"
     rows = [row(unit, name, "prepare", 0.1) for name in ("data", "refs", "held")]
     rows.append(row(unit, "anchors", "score_anchors", 0.2, "refs", "held"))
     rows += [row(unit, "fit", "fit_priors", None)] if dip else []
-    base, trained = [one.key for one in rows], []
-    speed = int(settings["num_images"]) / 500 * draw.lognormvariate(0, 0.03)
+    base = [one.key for one in rows]
+    trained: list[str] = []
+    speed = settings["num_images"] / 500 * draw.lognormvariate(0, 0.03)
     speed *= 1.1 if settings["loader"] == "decode" else 1.0
     found = []
     for epochs in MILESTONES:

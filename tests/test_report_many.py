@@ -83,8 +83,8 @@ def test_a_broken_line_of_many_is_named(tmp_path: Path) -> None:
 
 def test_settings_that_are_alike_are_one_object(many: Path, tmp_path: Path) -> None:
     found = load_run(many)
-    cases = [one for spec in found.plan.units for one in spec.cases]
-    objects = {id(one.settings) for one in (*found.records, *cases)}
+    cases = [one.settings for spec in found.plan.units for one in spec.cases]
+    objects = {id(one) for one in (*cases, *(record.settings for record in found.records))}
     assert len(objects) == len({repr(one.settings) for one in found.records}) < len(cases)
     # Nor does that make a 1 of a 1.0.
     folder = Folder(tmp_path / "run")
@@ -222,12 +222,12 @@ def test_a_board_of_too_many_entries_tells_of_the_others(
 def test_probes_of_too_many_units_are_told_by_stretches(
     many: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    points = [line[2] for line in rows_of(section(many, "machine"), "unit")]
+    points = [line[2] for line in tables_of(section(many, "machine"), "unit")[-1]]
     assert len(points) == 2 * UNITS
     lowered(monkeypatch, (machine, "MAX_POINTS", 10), (machine, "STRETCHES", 4))
     found = section(many, "machine")
     assert f"Of {2 * UNITS} probes the medians and the slowest of 4 stretches." in text(found)
-    drawn = rows_of(found, "unit")
+    drawn = tables_of(found, "unit")[-1]
     assert len(drawn) == 2 * 4
     # The slowest of all is among them, and ringed.
     slowest = max(drawn, key=lambda line: float(line[2]))

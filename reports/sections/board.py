@@ -21,7 +21,7 @@ from reports.tables import NEEDED_SETTINGS, NOISE_AUTOCORRELATION, OUTCOME_SETTI
 from reports.words import number, plural, seconds
 
 SLUG, TITLE = "time-to-quality", "Time to quality"
-MAX_LINES = 8
+MAX_LINES, MAX_LABEL = 8, 60
 # Entries with a row.
 MAX_ROWS = 150
 TO_NET = Quantity("seconds to the net", lambda one: one.cold_net_seconds, shared=True)
@@ -190,7 +190,10 @@ def _noise_words(found: Iterable[Outcome]) -> list[str]:
 
 def _blocks(place: int, found: Board, disturbed: Container[str]) -> list[Block]:
     score, drawn = found.score, found.entries[:MAX_LINES]
-    lines = [BoardLine(one.name, one.arm, one.points(score)) for one in drawn]
+    lines = [
+        BoardLine(_label(place, one), one.arm, one.points(score))
+        for place, one in enumerate(drawn, 1)
+    ]
     more = len(found.entries) - len(drawn)
     return [
         _table(found, disturbed),
@@ -206,6 +209,12 @@ def _blocks(place: int, found: Board, disturbed: Container[str]) -> list[Block]:
             _data(found),
         ),
     ]
+
+
+def _label(place: int, one: Entry) -> str:
+    """Its name; of one that would leave no room for the figure the beginning, and its row."""
+    name = one.name
+    return name if len(name) <= MAX_LABEL else f"{place}. {name[: MAX_LABEL - 5]} …"
 
 
 def _target_words(found: Board) -> str:

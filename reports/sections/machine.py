@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bench.noise import drift, tolerances
 from bench.records import UnitSummary
@@ -71,6 +71,9 @@ def machine(report: Report) -> Section:
     return Section("machine", title, finding, [figure, *_disturbed(report)])
 
 
+_ENDS: Sequence[Callable[[list[float]], float]] = (statistics.median, max)
+
+
 def _by_stretch(points: Sequence[DriftPoint]) -> list[DriftPoint]:
     """Of each part of the run two points, at the place of its first: medians and slowest."""
     drawn = []
@@ -79,11 +82,11 @@ def _by_stretch(points: Sequence[DriftPoint]) -> list[DriftPoint]:
         length = -(-len(found) // STRETCHES) or 1
         for start in range(0, len(found), length):
             some = found[start : start + length]
-            for end, busy in ((statistics.median, False), (max, any(one.busy for one in some))):
-                matmul, copy = (
-                    end([getattr(one, name) for one in some]) for name in ("matmul", "copy")
-                )
-                drawn.append(DriftPoint(some[0].place, matmul, copy, kept=kept, busy=busy))
+            busy = any(one.busy for one in some)
+            for end in _ENDS:
+                matmul, copy = end([p.matmul for p in some]), end([p.copy for p in some])
+                place, is_busy = some[0].place, busy and end is max
+                drawn.append(DriftPoint(place, matmul, copy, kept=kept, busy=is_busy))
     return drawn
 
 

@@ -237,8 +237,8 @@ _Features = dict[tuple[Key, float, float, str], list[Outcome]]
 def _over_settings(groups: _Features) -> _Features:
     """All settings as one."""
     merged: _Features = {}
-    for (_, *counts, arm), group in groups.items():
-        merged.setdefault(((), *counts, arm), []).extend(group)
+    for (_, epochs, samples, arm), group in groups.items():
+        merged.setdefault(((), epochs, samples, arm), []).extend(group)
     return merged
 
 
