@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.stats import Effect, fitted_exponent, geometric_mean
+import numpy as np
+
+from bench.stats import Effect, geometric_mean
 from reports.blocks import Cell, Figure, Section, Table, raw_table
 from reports.context import COSINE, EPS_LOSS, LINEAR, LOSS_LEVELS, PER_IMAGE, TRAIN_SECONDS, Report
 from reports.effects import VERDICT_COLUMNS, missing, verdict_cells
@@ -151,9 +153,23 @@ def _means(lines: Sequence[Line]) -> list[Line]:
     ]
 
 
+def _exponents(lines: Sequence[Line]) -> list[float]:
+    """The b of y = a x^b of each line of three points or more, by least squares on logarithms."""
+    by_points: dict[tuple[float, ...], list[Line]] = {}
+    for line in lines:
+        by_points.setdefault(tuple(line.x), []).append(line)
+    slopes: list[float] = []
+    for points, some in by_points.items():
+        if len(points) > 2:
+            x = np.log(points) - np.log(points).mean()
+            y = np.log([line.y for line in some])
+            slopes += (y @ x / (x @ x)).tolist()
+    return slopes
+
+
 def _note(report: Report, axis: _Axis, quantity: Quantity, drawn: Sequence[Line]) -> str:
     if len(axis.levels) > 2:
-        slopes = [fit.mean for line in drawn if (fit := fitted_exponent(line.x, line.y))]
+        slopes = _exponents(drawn)
         if slopes:
             return f"exponent {three(sum(slopes) / len(slopes))}, mean of {len(slopes)}"
     effect = axis.effect(report, quantity)
