@@ -20,13 +20,15 @@ def telling(
     without: settings in which alike ones may differ
     first: those that are tried before all others, which come by name
     """
-    distinct = list({tuple(one.items()): one for one in found}.values())
+    # One object, which many may have, is one of them.
+    objects = {id(one): one for one in found}.values()
+    distinct = list({tuple(one.items()): one for one in objects}.values())
     names = {name for one in distinct for name in one} - {*shown}
     ordered = [name for name in first if name in names]
     keys = [tuple(one.get(name) for name in shown) for one in distinct]
     told = []
     for name in (*ordered, *sorted(names - {*ordered})):
-        if name in without:
+        if name in without or len({one.get(name) for one in distinct}) == 1:
             continue
         values: dict[tuple[Setting, ...], set[Setting]] = {}
         for key, one in zip(keys, distinct, strict=True):

@@ -11,12 +11,14 @@ class Costs:
     """The rows of stages by unit and key: who pays for what."""
 
     def __init__(self, plan: Plan, rows: Iterable[StageRow]) -> None:
-        self._rows = {(row.unit, row.key): row for row in rows}
+        self._rows: dict[str, dict[str, StageRow]] = {}
+        for row in rows:
+            self._rows.setdefault(row.unit, {})[row.key] = row
         self._needs = {spec.unit: spec.needs for spec in plan.units}
 
     def row(self, unit: str, key: str) -> StageRow | None:
         """The call of a stage as the unit saw it."""
-        return self._rows.get((unit, key))
+        return self._rows.get(unit, {}).get(key)
 
     def charged(self, unit: str, key: str) -> StageRow | None:
         """The row with the figures: of the unit itself, else of a unit whose results it loads.
@@ -24,7 +26,7 @@ class Costs:
         Repeats of a case have equal keys in other units, and those are not its cost.
         """
         for owner in (unit, *self._needs.get(unit, ())):
-            row = self._rows.get((owner, key))
+            row = self.row(owner, key)
             if row is not None and row.executed:
                 return row
         return None

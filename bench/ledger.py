@@ -140,7 +140,7 @@ class BookingLedger(_Ledger):
         self, function: Callable[..., Any], args: Any, kwargs: Any, row: StageRow
     ) -> tuple[Any, StageRow]:
         booked = self.booked[row.key] = Booked(function, bound(function, args, kwargs))
-        return booked, row.model_copy(update={"executed": row.key not in self._there})
+        return booked, dataclasses.replace(row, executed=row.key not in self._there)
 
 
 class Warm(Protocol):
@@ -196,7 +196,7 @@ class MeasuringLedger(_Ledger):
         with self._spans("load"):
             found = self._artifacts.load(row.key)
         if found is not None:
-            return found, row.model_copy(update={"unit": self._unit})
+            return found, dataclasses.replace(row, unit=self._unit)
         if function in self._refused:
             raise RuntimeError(
                 f"{function.__name__} belongs to a unit of its own, and none that {self._unit} "
@@ -217,7 +217,7 @@ class MeasuringLedger(_Ledger):
             error.add_note(f"(in {function.__module__}:{function.__qualname__})")
             raise
         compiled.append(compile_seconds())
-        measured = {
+        measured: dict[str, Any] = {
             "unit": self._unit,
             "executed": True,
             "seconds": clock.seconds,
@@ -244,4 +244,4 @@ class MeasuringLedger(_Ledger):
             measured["flops"] = flops.of_stage(function, given, result=result)
             if self.device.is_cuda:
                 measured["predicted_bytes"] = predicted_bytes(function, given)
-        return result, row.model_copy(update=measured)
+        return result, dataclasses.replace(row, **measured)

@@ -9,9 +9,8 @@ import contextlib
 import hashlib
 import os
 import re
-import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,9 +42,11 @@ from bench.records import (
     UnitSpec,
     UnitSummary,
     append,
+    content_of,
     failure_of,
     read,
     read_lines,
+    rows_of,
     write,
 )
 
@@ -64,6 +65,20 @@ def find_run(name: str) -> Path:
         if folder.exists():
             return folder
     raise UserError(f"run must be a run folder, or the name of one under {RUNS}/, got {name!r}")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a unit that is whole has left: its files, each read once.
+
+    altered: the files of rows that are not what was written, in a line each
+    """
+
+    summary: UnitSummary
+    records: list[Record]
+    rows: list[StageRow]
+    profiles: list[ProfileRow]
+    altered: list[str]
 
 
 @dataclass(frozen=True)
@@ -104,7 +119,30 @@ class Run:
 
     def done(self) -> Iterator[UnitSpec]:
         """The units that are whole, in the plan's order."""
-        return (spec for spec in self.plan.units if self.is_done(spec))
+        with os.scandir(self.folder / UNITS) as found:
+            there = {entry.name for entry in found if entry.is_dir()}
+        return (spec for spec in self.plan.units if spec.unit in there)
+
+    def units(self) -> Iterator[Unit]:
+        """What the units that are whole have left, in the plan's order."""
+        return map(self.unit, self.done())
+
+    def unit(self, spec: UnitSpec) -> Unit:
+        """What a unit that is whole has left."""
+        folder, summary = self.unit_folder(spec.unit), self.summary(spec.unit)
+        names = _ROWS if spec.kind == "profile" else (RECORDS, STAGES)
+        contents = {name: content_of(folder / name) for name in names if (folder / name).exists()}
+
+        def rows(name: str, kind: type[_Line]) -> list[_Line]:
+            return _rows_of(spec.unit, contents.get(name, b""), folder / name, kind)
+
+        return Unit(
+            summary,
+            rows(RECORDS, Record),
+            rows(STAGES, StageRow),
+            rows(PROFILE, ProfileRow),
+            list(_altered(folder, summary, contents)),
+        )
 
     def records(self) -> list[Record]:
         return self._lines(RECORDS, Record)
@@ -148,9 +186,10 @@ class Run:
                     found[spec.unit] = "; ".join(wrong)
         return found
 
-    def missing(self) -> list[Case]:
-        """The cases that have no record yet."""
-        there = {(record.case_id, record.repeat) for record in self.records()}
+    def missing(self, records: Iterable[Record] | None = None) -> list[Case]:
+        """The cases that have no record yet; records: all that there are, if they were read."""
+        found = self.records() if records is None else records
+        there = {(record.case_id, record.repeat) for record in found}
         return [
             case
             for spec in self.plan.units
@@ -180,11 +219,9 @@ class Run:
     def altered(self) -> list[str]:
         """The files of rows that are not what was written, in a line each."""
         return [
-            f"{path}: its content is not what was written"
+            line
             for summary in self.summaries()
-            for name, sha256 in summary.rows_sha256.items()
-            if (path := self.unit_folder(summary.unit) / name).exists()
-            and sha256_of(path) != sha256
+            for line in _altered(self.unit_folder(summary.unit), summary, {})
         ]
 
     def _lines(self, name: str, kind: type[_Line]) -> list[_Line]:
@@ -192,10 +229,28 @@ class Run:
 
     def _lines_of(self, unit: str, name: str, kind: type[_Line]) -> list[_Line]:
         path = self.unit_folder(unit) / name
-        rows = read_lines(path, kind) if path.exists() else []
-        for row in rows:
-            _check_is_of(unit, row.unit, path)
-        return rows
+        return _rows_of(unit, content_of(path), path, kind) if path.exists() else []
+
+
+def _rows_of(unit: str, content: bytes, path: Path, kind: type[_Line]) -> list[_Line]:
+    rows = rows_of(content, path, kind)
+    for row in rows:
+        _check_is_of(unit, row.unit, path)
+    return rows
+
+
+def _altered(folder: Path, summary: UnitSummary, contents: Mapping[str, bytes]) -> Iterator[str]:
+    """contents: of the files that were read, by their names"""
+    for name, written in summary.rows_sha256.items():
+        path = folder / name
+        if name in contents:
+            found = hashlib.sha256(contents[name]).hexdigest()
+        elif path.exists():
+            found = sha256_of(path)
+        else:
+            continue
+        if found != written:
+            yield f"{path}: its content is not what was written"
 
 
 def _check_is_of(unit: str, told: str, path: Path) -> None:
@@ -205,15 +260,20 @@ def _check_is_of(unit: str, told: str, path: Path) -> None:
 
 def _check_holds_files_only(run: Path) -> None:
     """A folder that someone sent may hold links to what is none of its business, or pipes."""
-    for above, folders, files in os.walk(run):
-        for name in (*folders, *files):
-            try:
-                mode = (path := Path(above, name)).lstat().st_mode
-            except FileNotFoundError:  # a worker has just renamed it
-                continue
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise UserError(f"{path}: a run folder must hold files and folders only, this is "
-                                "a link or something else")  # fmt: skip
+    waiting = [str(run)]
+    while waiting:
+        try:
+            found = list(os.scandir(waiting.pop()))
+        except OSError:  # a worker has just renamed it, or nobody may look into it
+            continue
+        waiting += [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
+        for entry in found:
+            # The folder's own list tells what each is, so none has to be asked; but one that a
+            # worker has just renamed is neither.
+            known = entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
+            if not known and os.path.lexists(entry):
+                raise UserError(f"{entry.path}: a run folder must hold files and folders only, "
+                                "this is a link or something else")  # fmt: skip
 
 
 # A unit at work -----------------------------------------------------------------------------------

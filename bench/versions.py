@@ -23,6 +23,8 @@ def upgraded(kind: str, content: Any, version: int) -> Any:
             f"schema_version must be from 1 to {version}, got {written!r}"
             f"{'; a newer dipddpm reads it' if newer else ''}"
         )
+    if written == version:
+        return content
     for step in _STEPS[written - 1 : version - 1]:
         content = step(kind, content)
     return {**content, "schema_version": version}

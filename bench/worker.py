@@ -33,6 +33,7 @@ from bench.records import (
     Probe,
     Record,
     Row,
+    StageRow,
     Status,
     UnitSpec,
     UnitSummary,
@@ -183,7 +184,7 @@ class _Place:
             pass
         sys.exit(f"{self.path} is another worker's now")
 
-    def append(self, name: str, rows: Iterable[Row]) -> None:
+    def append(self, name: str, rows: Iterable[Row | StageRow]) -> None:
         """Rows to one of its files."""
         self.check()
         records.append(self.path / name, rows)

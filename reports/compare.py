@@ -41,7 +41,7 @@ def build(runs: Sequence[Loaded], command: str) -> dict[str, bytes]:
     ]
     html = page.render(title, "runs side by side", facts, sections, incomplete=warned)
     csv = frames.to_csv(_frame(found))
-    return {"comparison.html": html.encode(), "comparison.csv": csv.encode()}
+    return {"comparison.html": html.encode(), "comparison.csv": csv}
 
 
 def _frame(found: Comparison) -> pd.DataFrame:

@@ -8,18 +8,20 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from bench.apart import telling, value_words
 from bench.stats import Effect, Pair, Quad, TwoByTwo, two_by_two
 from bench.verdicts import PSNR_MARGIN, Verdict, far_end
+from reports.columns import Columns
 from reports.load import Artifacts, Loaded
 from reports.pairs import (
     Group,
+    Key,
     Quantity,
     Side,
     cell,
     distinct,
-    last_in_common,
-    matched,
     run_cell,
     values,
 )
@@ -155,7 +157,7 @@ class Reference:
     """
 
     words: str
-    key: str
+    key: Key
     arms: dict[Arm, Group]
 
     @cached_property
@@ -166,16 +168,26 @@ class Reference:
 
 @dataclass(frozen=True)
 class Report:
-    """A run with everything derived from it that more than one section needs."""
+    """A run with everything derived from it that more than one section needs.
+
+    whole: the report that this one is of a part of
+    """
 
     run: Loaded
+    whole: Report | None = field(default=None, repr=False)
     _distinct: dict[Quantity, list[Outcome]] = field(default_factory=dict, init=False, repr=False)
+    _known: dict[Quantity, np.ndarray] = field(default_factory=dict, init=False, repr=False)
     _parts: dict[str, Report] = field(default_factory=dict, init=False, repr=False)
     _groups: dict[Hashable, list[Group]] = field(default_factory=dict, init=False, repr=False)
+    _pairs: dict[Hashable, list[Pair]] = field(default_factory=dict, init=False, repr=False)
+    _effects: dict[Hashable, Effect | None] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def found(self) -> list[Outcome]:
-        return outcomes(self.run)
+        if self.whole is None:
+            return outcomes(self.run, self.ledger)
+        own = set(map(id, self.run.records))
+        return [one for one in self.whole.found if id(one.record) in own]
 
     def under(self, protocol: str) -> Report:
         """The run as if it had no outcomes but those of a protocol."""
@@ -185,12 +197,14 @@ class Report:
                 for record in self.run.records
                 if record.settings.get("protocol", "corrected") == protocol
             )
-            self._parts[protocol] = Report(replace(self.run, records=records))
+            is_all = len(records) == len(self.run.records)
+            part = self if is_all else Report(replace(self.run, records=records), self)
+            self._parts[protocol] = part
         return self._parts[protocol]
 
     @cached_property
     def ledger(self) -> Ledger:
-        return Ledger(self.run.plan, self.run.rows)
+        return self.whole.ledger if self.whole else Ledger(self.run.plan, self.run.rows)
 
     @cached_property
     def artifacts(self) -> Artifacts:
@@ -207,7 +221,7 @@ class Report:
     @cached_property
     def restored(self) -> list[Outcome]:
         """The largest set of restorations of the same images by nets of the same settings."""
-        sets: dict[str, list[Outcome]] = {}
+        sets: dict[Key, list[Outcome]] = {}
         for outcome in self.ok:
             if outcome.settings["task"] == "restore" and outcome.record.repeat == 1:
                 sets.setdefault(cell(outcome, "seed", *HOW_RESTORED), []).append(outcome)
@@ -225,20 +239,36 @@ class Report:
     def groups(self, quantity: Quantity, *sides: Side) -> list[Group]:
         """Training runs that differ in what the sides name alone, each group after as many epochs
         on all sides."""
-        key = (quantity, *(tuple(side.items()) for side in sides))
+        key = _key(quantity, *sides)
         if key not in self._groups:
-            if quantity not in self._distinct:
-                self._distinct[quantity] = distinct(self.generated, quantity)
-            self._groups[key] = last_in_common(matched(self._distinct[quantity], *sides))
+            if quantity not in self._known:
+                self._known[quantity] = self._columns.where(self.distinct(quantity))
+            self._groups[key] = self._columns.matched(self._known[quantity], *sides)
         return self._groups[key]
+
+    def distinct(self, quantity: Quantity) -> list[Outcome]:
+        """Those from noise that have a quantity, of which each says something of its own."""
+        if quantity not in self._distinct:
+            self._distinct[quantity] = distinct(self.generated, quantity)
+        return self._distinct[quantity]
+
+    @cached_property
+    def _columns(self) -> Columns:
+        return Columns(self.generated)
 
     def pairs(self, quantity: Quantity, base: Side, other: Side) -> list[Pair]:
         """The values of the quantity, pair by pair."""
-        return values(self.groups(quantity, base, other), quantity)
+        key = _key(quantity, base, other)
+        if key not in self._pairs:
+            self._pairs[key] = values(self.groups(quantity, base, other), quantity)
+        return self._pairs[key]
 
     def effect(self, quantity: Quantity, base: Side, other: Side) -> Effect | None:
         """other against base over all pairs; None without one."""
-        return quantity.effect(self.pairs(quantity, base, other))
+        key = _key(quantity, base, other)
+        if key not in self._effects:
+            self._effects[key] = quantity.effect(self.pairs(quantity, base, other))
+        return self._effects[key]
 
     def again(self, quantity: Quantity) -> Effect | None:
         """A-vs-A: of cases that ran twice, the second run against the first."""
@@ -305,7 +335,7 @@ class Report:
     @cached_property
     def cells(self) -> list[dict[Arm, Group]]:
         """The arms of each setting, equal in all but what is trained on and how it is loaded."""
-        cells: dict[tuple[str, float], dict[Arm, dict[int, Outcome]]] = {}
+        cells: dict[tuple[Key, float], dict[Arm, dict[int, Outcome]]] = {}
         for outcome in self.generated:
             if outcome.record.repeat == 1:
                 arms = cells.setdefault((facet_key(outcome), outcome.number("epochs")), {})
@@ -336,6 +366,10 @@ class Report:
         settings = [one.settings for one in self.generated]
         shown = ("num_images", "num_train_timesteps", "beta_schedule")
         return telling(settings, shown, apart, first=MAIN_SETTINGS)
+
+
+def _key(quantity: Quantity, *sides: Side) -> Hashable:
+    return (quantity, *(tuple(side.items()) for side in sides))
 
 
 def square_sides(kept: str) -> list[Side]:
@@ -375,7 +409,7 @@ def epochs_of(found: Iterable[Outcome]) -> str:
     return f"{listed(levels, 'or')} {'epoch' if levels == [1] else 'epochs'}"
 
 
-def facet_key(outcome: Outcome) -> str:
+def facet_key(outcome: Outcome) -> Key:
     """What is drawn together: the arms, repeats and seeds of one setting."""
     return run_cell(outcome, "train_on", *LOADING_SETTINGS, "repeat", "seed")
 

@@ -36,11 +36,11 @@ def forest_data(rows: Sequence[ForestRow]) -> Table:
     """The values behind a forest plot."""
     return raw_table(
         ["row", "pairs", "mean ratio", "low", "high", "sign-flip p"],
-        [[row.label, _dots_words(row.dots), *_effect_values(row.effect)] for row in rows],
+        [[row.label, dots_words(row.dots), *_effect_values(row.effect)] for row in rows],
     )
 
 
-def _dots_words(dots: Sequence[float]) -> str:
+def dots_words(dots: Sequence[float]) -> str:
     """All of them, or of many the quantiles."""
     if len(dots) <= MAX_DOTS:
         return ", ".join(f"{dot:.6g}" for dot in dots)
@@ -120,6 +120,19 @@ def mean_words(effect: Effect | None, form: Callable[[float | None], str] = numb
 def mean_cell(effect: Effect | None, form: Callable[[float | None], str] = number) -> Cell:
     """As `mean_words`, sorted by the mean."""
     return Cell(mean_words(effect, form), middle(effect))
+
+
+def spread_cell(
+    found: Iterable[Outcome],
+    quantity: Quantity,
+    form: Callable[[float | None], str] = number,
+) -> Cell:
+    """Of many outcomes the median, and what nine tenths of them lie between."""
+    values = [value for one in found if (value := quantity.of(one)) is not None]
+    if not values:
+        return Cell(form(None), None)
+    low, middle, high = np.quantile(values, (0.05, 0.5, 0.95)).tolist()
+    return Cell(f"{form(middle)} ({form(low)} to {form(high)})", middle)
 
 
 def seeds_of(groups: Iterable[Group]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import re
 from collections.abc import Sequence
@@ -37,30 +38,52 @@ from reports.sections.restoration import restoration
 from reports.sections.scaling import scaling
 from reports.sections.speed import speed
 from reports.sections.verdicts import verdicts
-from reports.words import plural
+from reports.words import plural, some_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def build(run: Loaded) -> dict[str, bytes]:
     """The files of a report by name. The same records give the same bytes of text."""
-    report = Report(run)
-    table = frames.results(run, report.found)
+    # The collector of circles, which figures are, need not look at a million rows each time.
+    gc.freeze()
+    try:
+        return _files(Report(run))
+    finally:
+        gc.unfreeze()
+
+
+def _files(report: Report) -> dict[str, bytes]:
+    run = report.run
     claims, profiles = judged_claims(report), read_profiles(run)
-    sections = _sections(report, claims, profiles, frames.to_csv(table))
+    tables = _tables(report)
+    sections = _sections(report, claims, profiles, tables.get("results.csv", b""))
     files = {
         "report.html": _html(report, sections).encode(),
         "report.md": exports.markdown(run, sections, claims, _incomplete(report)).encode(),
         "summary.json": exports.summary(run, claims).encode(),
-        "stages.parquet": _parquet(frames.stages(run)),
-        "steps.parquet": _parquet(frames.steps(run)),
+        **tables,
     }
-    for name, one in (("results", table), ("contests", frames.contests(run))):
-        if len(one):  # a run has outcomes or contests, seldom both
-            files |= {f"{name}.csv": frames.to_csv(one).encode(), f"{name}.parquet": _parquet(one)}
     if profiles.read:
         files["profile.speedscope.json"] = speedscope(profiles.read, run.plan.suite).encode()
     return files
+
+
+def _tables(report: Report) -> dict[str, bytes]:
+    run = report.run
+    files = {
+        "stages.parquet": _parquet(frames.stages(run)),
+        "steps.parquet": _parquet(frames.steps(run)),
+    }
+    if report.found:  # a run has outcomes or contests, seldom both
+        files |= _table("results", frames.results(run, report.found))
+    if run.contests:
+        files |= _table("contests", frames.contests(run))
+    return files
+
+
+def _table(name: str, table: pd.DataFrame) -> dict[str, bytes]:
+    return {f"{name}.csv": frames.to_csv(table), f"{name}.parquet": _parquet(table)}
 
 
 def _parquet(table: pd.DataFrame) -> bytes:
@@ -88,7 +111,7 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def _sections(
-    report: Report, claims: Sequence[Judged], profiles: Profiles, csv: str
+    report: Report, claims: Sequence[Judged], profiles: Profiles, csv: bytes
 ) -> list[Section]:
     if not report.run.records:  # of `bench profile`, which measures nothing, or of contests alone
         ends = [about_run.troubles(report), about_run.environment(report)]
@@ -188,7 +211,7 @@ def _incomplete(report: Report) -> list[str]:
     unknown = [unit for unit in report.run.missing_units if unit not in profiles]
     if unknown and not report.run.missing:
         lines.append(
-            f"Costs that rest on {', '.join(unknown)} are unknown: not done yet; "
+            f"Costs that rest on {', '.join(some_of(unknown))} are unknown: not done yet; "
             f"made by `{report.run.resume}`"
         )
     if report.run.missing:

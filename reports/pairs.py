@@ -4,69 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from bench.records import Setting
 from bench.stats import Effect, Pair, paired_difference, paired_ratio
 from bench.verdicts import RATIO_MARGIN, Verdict, judge
 from reports.tables import LOADING_SETTINGS, OUTCOME_SETTINGS, Outcome
 
+# Equal for outcomes that are equal in some settings.
+Key = tuple[Setting, ...]
 
-def cell(outcome: Outcome, *without: str) -> str:
+
+def cell(outcome: Outcome, *without: str) -> Key:
     """What tells it from the other outcomes of its run, but for `without`, as a key to match by."""
-    return repr([item for item in outcome.told_apart_by if item[0] not in without])
+    names, seed, repeat = _left(outcome.telling, without)
+    record = outcome.record
+    return (
+        *map(record.settings.get, names),
+        record.seed if seed else None,
+        record.repeat if repeat else None,
+    )
 
 
-def run_cell(outcome: Outcome, *without: str) -> str:
+@cache
+def _left(telling: tuple[str, ...], without: tuple[str, ...]) -> tuple[tuple[str, ...], bool, bool]:
+    """The settings that are left, and whether seed and repeat are."""
+    names = tuple(name for name in telling if name not in without)
+    return names, "seed" not in without, "repeat" not in without
+
+
+def run_cell(outcome: Outcome, *without: str) -> Key:
     """As `cell`, of the training run: the settings of one outcome aside."""
-    return cell(outcome, *OUTCOME_SETTINGS, *without)
+    return cell(outcome, *_of_outcome(without))
 
 
-def block(outcome: Outcome) -> str:
+@cache
+def _of_outcome(without: tuple[str, ...]) -> tuple[str, ...]:
+    return (*OUTCOME_SETTINGS, *without)
+
+
+def block(outcome: Outcome) -> Key:
     """What a run makes back to back: the arms and repeats of one setting and seed."""
     return run_cell(outcome, "train_on", "condition_on", *LOADING_SETTINGS, "repeat")
-
-
-def factor_value(outcome: Outcome, factor: str) -> Setting:
-    """A setting of an outcome, or its repeat."""
-    return outcome.record.repeat if factor == "repeat" else outcome.settings.get(factor)
 
 
 Side = Mapping[str, Setting]
 # Outcomes that are equal in everything but the settings that the sides of a comparison name.
 Group = tuple[Outcome, ...]
-
-
-def matched(found: Iterable[Outcome], *sides: Side) -> list[Group]:
-    """Finished outcomes of one `cell`, one of each side, in the order of the outcomes.
-
-    A side names settings with their values; `repeat` too, else only the first runs are taken.
-    """
-    factors = {name for side in sides for name in side}
-    groups: dict[str, dict[int, Outcome]] = {}
-    for outcome in found:
-        if not outcome.ok or (outcome.record.repeat > 1 and "repeat" not in factors):
-            continue
-        for place, side in enumerate(sides):
-            if all(factor_value(outcome, name) == value for name, value in side.items()):
-                groups.setdefault(cell(outcome, *factors), {}).setdefault(place, outcome)
-    return [
-        tuple(group[place] for place in range(len(sides)))
-        for group in groups.values()
-        if len(group) == len(sides)
-    ]
-
-
-def last_in_common(groups: Iterable[Group]) -> list[Group]:
-    """One group for the same runs: of the last milestone that all of them have.
-
-    So a measured row counts once, however many outcomes it is charged to.
-    """
-    last: dict[tuple[str, ...], Group] = {}
-    for group in groups:
-        runs = tuple(outcome.record.unit for outcome in group)
-        if runs not in last or group[0].number("epochs") > last[runs][0].number("epochs"):
-            last[runs] = group
-    return list(last.values())
 
 
 # What moves a total by less is no common cause of several outcomes.
@@ -109,9 +93,9 @@ class Quantity:
         """
         if self.of_seeds:
             return frozenset(f"seed {outcome.record.seed}" for outcome in found)
-        blocks = frozenset(map(block, found))
+        blocks = set(map(block, found))
         if len(blocks) > 1:
-            return blocks
+            return frozenset(map(repr, blocks))
         own = {outcome.record.unit for outcome in found}
         return frozenset(own | _shared_units(found) if self.shared else own)
 

@@ -122,22 +122,28 @@ def published_effect(pairs: list[PublishedPair]) -> Effect | None:
     return paired_ratio(made)
 
 
-def ours(row: PublishedRow, found: Iterable[Outcome]) -> Outcome | None:
-    """The outcome with the settings of a published row: under the paper's protocol if there is
+_AXES = ("train_on", "num_images", "epochs", "num_train_timesteps", "beta_schedule")
+
+
+def ours(rows: Iterable[PublishedRow], found: Iterable[Outcome]) -> list[Outcome | None]:
+    """The outcome with the settings of each published row: under the paper's protocol if there is
     one, by its loader, of the first seed and run."""
+    there: dict[tuple[Setting, ...], list[Outcome]] = {}
+    for outcome in found:
+        settings = outcome.settings
+        if (
+            outcome.ok
+            and settings.get("task") == "generate"
+            and settings.get("num_workers", 0) == 0
+        ):
+            there.setdefault(tuple(map(settings.get, _AXES)), []).append(outcome)
+    return [_ours(row, there.get(tuple(map(row.settings.get, _AXES)), [])) for row in rows]
+
+
+def _ours(row: PublishedRow, there: Iterable[Outcome]) -> Outcome | None:
     _, loaders = PUBLISHED_ARM[row.dip]
-    settings = {name: value for name, value in row.settings.items() if name != "loader"}
-    there = [
-        outcome
-        for outcome in found
-        if outcome.ok
-        and outcome.settings.get("task") == "generate"
-        and outcome.settings.get("loader") in loaders
-        and outcome.settings.get("num_workers", 0) == 0
-        and all(outcome.settings.get(name) == value for name, value in settings.items())
-    ]
     return min(
-        there,
+        (outcome for outcome in there if outcome.settings.get("loader") in loaders),
         key=lambda outcome: (
             outcome.settings.get("protocol") != "paper",
             loaders.index(str(outcome.settings["loader"])),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 
 from bench.costs import Costs, peak_of
-from bench.records import Environment, Record, Setting, StageRow
+from bench.records import Environment, Plan, Record, Setting, StageRow
 from reports.load import Loaded
 
 TRAIN, SAMPLE, FIT = "train_ddpm", "sample", "fit_priors"
@@ -104,34 +104,44 @@ NEEDED_SETTINGS = frozenset(MAIN_SETTINGS) - {"protocol"}
 class Ledger(Costs):
     """Who pays for what, and what rests on what."""
 
-    def ancestors(self, unit: str, keys: Iterable[str]) -> set[str]:
-        """`keys` and all that they rest on."""
+    def __init__(self, plan: Plan, rows: Iterable[StageRow]) -> None:
+        super().__init__(plan, rows)
+        self._charges: dict[str, dict[str, Charge]] = {}
+
+    def charge(self, unit: str, key: str) -> Charge:
+        """A key of the bills of a unit's outcomes, one object in all of them."""
+        known = self._charges.setdefault(unit, {})
+        if key not in known:
+            known[key] = Charge(key, self.row(unit, key), self.charged(unit, key))
+        return known[key]
+
+    def ancestors(self, unit: str, keys: Iterable[str], without: Container[str] = ()) -> set[str]:
+        """`keys` and all that they rest on; without: what is left out with all below it."""
         found: set[str] = set()
         waiting = list(keys)
         while waiting:
             key = waiting.pop()
-            if key not in found:
+            if key not in found and key not in without:
                 found.add(key)
                 row = self.row(unit, key)
                 waiting.extend(row.parents if row else ())
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Charge:
     """A key of a bill, the call as the unit saw it, and the row that carries its figures."""
 
     key: str
     row: StageRow | None
     paid: StageRow | None
+    # Told here, as every outcome asks every charge of its bill for them.
+    function: str | None = field(init=False)
+    seconds: float | None = field(init=False)
 
-    @property
-    def function(self) -> str | None:
-        return self.row.function if self.row else None
-
-    @property
-    def seconds(self) -> float | None:
-        return self.paid.seconds if self.paid else None
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "function", self.row.function if self.row else None)
+        object.__setattr__(self, "seconds", self.paid.seconds if self.paid else None)
 
     def executed_in(self, outcome: Outcome) -> bool:
         """Whether the outcome's own process made it, rather than load it."""
@@ -151,55 +161,57 @@ class Outcome:
     # The settings in which the outcomes of the run differ; None: not looked for.
     differing: tuple[str, ...] | None = None
 
-    @property
+    @cached_property
     def failure(self) -> str | None:
         """Why it has nothing to show; None if it has."""
         record = self.record
         if record.status != "ok":
             return record.error or record.status
-        missing = sorted(NEEDED_SETTINGS - record.settings.keys())
-        return f"its record has no setting {', '.join(missing)}" if missing else None
+        missing = NEEDED_SETTINGS - record.settings.keys()
+        return f"its record has no setting {', '.join(sorted(missing))}" if missing else None
 
     @property
     def ok(self) -> bool:
         return self.failure is None
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Setting]:
         return self.record.settings
 
-    @cached_property
-    def told_apart_by(self) -> tuple[tuple[str, Setting], ...]:
-        """What tells it from the other outcomes of its run: settings, seed and repeat by name."""
-        settings = self.settings
-        names = sorted(settings) if self.differing is None else self.differing
-        found = [(name, settings[name]) for name in names if name in settings]
-        return (*found, ("seed", self.record.seed), ("repeat", self.record.repeat))
+    @property
+    def telling(self) -> tuple[str, ...]:
+        """The settings that tell it from the other outcomes of its run."""
+        return tuple(sorted(self.settings)) if self.differing is None else self.differing
 
     def number(self, setting: str) -> float:
         """A numeric setting. Raises TypeError if it is none."""
         value = self.settings[setting]
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{setting} must be a number, got {value!r}")
-        return value
+        if type(value) is int or type(value) is float:
+            return value
+        raise TypeError(f"{setting} must be a number, got {value!r}")
 
     def score(self, name: str) -> float | None:
         return self.record.scores.get(name)
 
     def seconds(self, wanted: Callable[[Charge], bool] = lambda _: True) -> float | None:
         """The sum over the wanted part of the bill; None if any of it is not known."""
-        if not self.bill or any(charge.row is None for charge in self.bill):
+        if not self._is_known:
             return None
         seconds = [charge.seconds for charge in self.bill if wanted(charge)]
         known = [second for second in seconds if second is not None]
         return sum(known) if len(known) == len(seconds) else None
+
+    @cached_property
+    def _is_known(self) -> bool:
+        """Whether there is a bill, and the call of each of its keys."""
+        return bool(self.bill) and all(charge.row for charge in self.bill)
 
     def group_seconds(self, group: str) -> float | None:
         return self._by_group[group]
 
     @cached_property
     def _by_group(self) -> dict[str, float | None]:
-        if not self.bill or any(charge.row is None for charge in self.bill):
+        if not self._is_known:
             return dict.fromkeys(GROUPS)
         found: dict[str | None, list[float | None]] = {}
         for charge in self.bill:
@@ -209,6 +221,17 @@ class Outcome:
             known = [second for second in found.get(group, ()) if second is not None]
             sums[group] = sum(known) if len(known) == len(found.get(group, ())) else None
         return sums
+
+    @property
+    def seconds_by_function(self) -> dict[str | None, float | None] | None:
+        """Over the calls of each stage, None of what is not known; None if the bill is not."""
+        if not self._is_known:
+            return None
+        found: dict[str | None, float | None] = {}
+        for charge in self.bill:
+            before, seconds = found.get(charge.function, 0), charge.seconds
+            found[charge.function] = None if before is None or seconds is None else before + seconds
+        return found
 
     @property
     def chosen(self) -> dict[str, Setting]:
@@ -272,7 +295,7 @@ class Outcome:
         """Whether it took a DIP of what was to be restored."""
         return any(c.function == FIT and c.key in self.made_start for c in self.bill)
 
-    @property
+    @cached_property
     def train_rows(self) -> list[StageRow]:
         """The rows with the figures of the training run, from its first part to its last."""
         rows = [charge.paid for charge in self.bill if charge.function == TRAIN]
@@ -289,7 +312,7 @@ class Outcome:
     def images_seen(self) -> float:
         return self.number("epochs") * self.number("num_images")
 
-    @property
+    @cached_property
     def train_seconds_per_image(self) -> float | None:
         seconds = self.group_seconds("train")
         return seconds / self.images_seen if seconds else None
@@ -348,44 +371,68 @@ def group_of(charge: Charge) -> str | None:
     return None if charge.function is None else GROUP_OF.get(charge.function, "priors")
 
 
-def outcomes(run: Loaded) -> list[Outcome]:
-    """Every record with its bill, in an order that depends on the settings alone."""
-    ledger = Ledger(run.plan, run.rows)
+def outcomes(run: Loaded, ledger: Ledger | None = None) -> list[Outcome]:
+    """Every record with its bill, in an order that depends on the settings alone.
+
+    ledger: of the run, if there is one already
+    """
+    ledger = ledger or Ledger(run.plan, run.rows)
     differing = _differing(run.records)
-    return sorted((_outcome(record, ledger, differing) for record in run.records), key=_order)
+
+    @cache
+    def made_net(unit: str, trained: tuple[str, ...]) -> frozenset[str]:
+        """The same for all that is asked of a net."""
+        return frozenset(ledger.ancestors(unit, trained))
+
+    def outcome(record: Record) -> Outcome:
+        unit = record.unit
+        bill = tuple(ledger.charge(unit, key) for key in record.stages)
+        of_net = made_net(unit, tuple(charge.key for charge in bill if charge.function == TRAIN))
+        samples = [record.samples] if record.samples else []
+        of_samples = ledger.ancestors(unit, samples, without=of_net)
+        of_start = frozenset(
+            charge.key
+            for charge in bill
+            if charge.key in of_samples and group_of(charge) not in ("prepare", "sample")
+        )
+        return Outcome(record, bill, of_net, of_start or _NO_KEYS, differing)
+
+    key = _order(differing)
+    return sorted(map(outcome, run.records), key=lambda one: key(one.record))
+
+
+_NO_KEYS: frozenset[str] = frozenset()
 
 
 def _differing(records: Sequence[Record]) -> tuple[str, ...]:
     """The settings in which they differ."""
-    names = {name for record in records for name in record.settings}
+    found = _distinct(records)
+    names = {name for settings in found for name in settings}
     return tuple(
-        name for name in sorted(names) if len({record.settings.get(name) for record in records}) > 1
+        name for name in sorted(names) if len({settings.get(name) for settings in found}) > 1
     )
 
 
-def _outcome(record: Record, ledger: Ledger, differing: tuple[str, ...]) -> Outcome:
-    unit = record.unit
-    bill = tuple(
-        Charge(key, ledger.row(unit, key), ledger.charged(unit, key)) for key in record.stages
-    )
-    trained = [charge.key for charge in bill if charge.function == TRAIN]
-    made_net = ledger.ancestors(unit, trained)
-    made_samples = ledger.ancestors(unit, [record.samples] if record.samples else [])
-    made_start = {
-        charge.key
-        for charge in bill
-        if charge.key in made_samples - made_net and group_of(charge) not in ("prepare", "sample")
-    }
-    return Outcome(record, bill, frozenset(made_net), frozenset(made_start), differing)
+def _distinct(records: Iterable[Record]) -> list[dict[str, Setting]]:
+    """Their settings; one object, which many may have, once."""
+    return list({id(record.settings): record.settings for record in records}.values())
 
 
-def _order(outcome: Outcome) -> tuple[object, ...]:
-    record = outcome.record
-    names = (*MAIN_SETTINGS, *sorted(set(record.settings) - set(MAIN_SETTINGS)))
-    values = [_sortable(record.settings.get(name)) for name in names]
-    return tuple(values), record.seed, record.case_id, record.repeat
+def _order(differing: Sequence[str]) -> Callable[[Record], tuple[object, ...]]:
+    """What records are sorted by: their settings, MAIN_SETTINGS first, then their identity."""
+    names = sorted(differing, key=lambda name: (_PLACES.get(name, len(_PLACES)), name))
+    known: dict[int, tuple[object, ...]] = {}
+
+    def key(record: Record) -> tuple[object, ...]:
+        settings = record.settings
+        if id(settings) not in known:
+            known[id(settings)] = tuple(_sortable(settings.get(name)) for name in names)
+        return known[id(settings)], record.seed, record.case_id, record.repeat
+
+    return key
 
 
+_PLACES = {name: place for place, name in enumerate(MAIN_SETTINGS)}
 _BASELINES = (None, "images", "nothing", "memory", "noise")
 
 

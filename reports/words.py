@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
+from bench.errors import plain_text
 from bench.stats import Effect
 from bench.verdicts import (
     EQUAL,
@@ -214,3 +217,39 @@ def operations(count: float | None) -> str:
 def schedule(timesteps: object, beta_schedule: object) -> str:
     """1000 linear, 500 squaredcos."""
     return f"{timesteps} {str(beta_schedule).split('_')[0]}"
+
+
+# A decimal number that is no part of a name; a fraction is what texts of one kind differ in.
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.]*\w)")
+
+
+def by_text(texts: Iterable[str], noun: str = "outcome") -> list[str]:
+    """Each text once, with the number of those that have it; of texts that differ in a number
+    alone, the range of the number."""
+    counts: Counter[str] = Counter()
+    found: dict[str, list[list[str]]] = {}
+    for text, count in Counter(texts).items():
+        plain = plain_text(text)
+        form = _NUMBER.sub("\0", plain)
+        found.setdefault(form, []).append(_NUMBER.findall(plain))
+        counts[form] += count
+    return [
+        f"{_filled(form, numbers)} ({plural(counts[form], noun)})"
+        for form, numbers in found.items()
+    ]
+
+
+def _filled(form: str, numbers: Sequence[Sequence[str]]) -> str:
+    first, *rest = form.split("\0")
+    ranges = [sorted(set(column), key=float) for column in zip(*numbers, strict=True)]
+    told = [" to ".join(dict.fromkeys((values[0], values[-1]))) for values in ranges]
+    return first + "".join(number + text for number, text in zip(told, rest, strict=True))
+
+
+MAX_LISTED = 20
+
+
+def some_of(names: Sequence[str]) -> list[str]:
+    """The first of them, and how many more there are."""
+    more = len(names) - MAX_LISTED
+    return [*names[:MAX_LISTED], *([f"and {more} more"] if more > 0 else [])]

@@ -113,7 +113,7 @@ def test_seconds_are_those_of_the_first_milestone_that_is_as_good(tmp_path: Path
 def test_compiling_is_part_of_the_seconds(tmp_path: Path) -> None:
     run = load_run(board_run(tmp_path, PLAIN, FAST))
     rows = [
-        row.model_copy(update={"warm_up_compile_seconds": 30.0})
+        replace(row, warm_up_compile_seconds=30.0)
         if row.function == "train_ddpm" and row.key.endswith("t5")
         else row
         for row in run.rows

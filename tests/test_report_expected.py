@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,14 @@ def counted_run(path: Path, *, settings: Any = None, **machine: Any) -> Path:
         records.write(folder / records.PLAN, plan)
     for spec in run.done():
         rows = [
-            row.model_copy(
-                update={
-                    "flops": FLOPS.get(row.function),
-                    "predicted_bytes": 2**30 if machine and row.function in FLOPS else None,
-                    "device_peak_allocated_bytes": 2**29 if machine else None,
-                }
-                if row.executed
-                else {}
+            replace(
+                row,
+                flops=FLOPS.get(row.function),
+                predicted_bytes=2**30 if machine and row.function in FLOPS else None,
+                device_peak_allocated_bytes=2**29 if machine else None,
             )
+            if row.executed
+            else row
             for row in run.stage_rows_of(spec.unit)
         ]
         stages = folder / records.UNITS / spec.unit / records.STAGES

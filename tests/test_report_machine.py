@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,8 +124,7 @@ def test_energy_is_the_sum_over_the_bill_or_unknown(tmp_path: Path) -> None:
     for file in stages:
         rows = records.read_lines(file, records.StageRow)
         file.write_text("")
-        metered = [row.model_copy(update={"cpu_joules": 2.0} if row.executed else {})
-                   for row in rows]  # fmt: skip
+        metered = [replace(row, cpu_joules=2.0) if row.executed else row for row in rows]
         records.append(file, metered)
     outcome = Report(load_run(path)).generated[0]
     assert outcome.joules("cpu_joules") == 2.0 * len(outcome.bill)

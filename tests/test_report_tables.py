@@ -11,6 +11,7 @@ import io
 import json
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,7 @@ class Folder:
             return one
         data = save(tensors)
         (folder / records.ARTIFACTS / f"{one.key}.safetensors").write_bytes(data)
-        return one.model_copy(update={"artifact_sha256": hashlib.sha256(data).hexdigest()})
+        return replace(one, artifact_sha256=hashlib.sha256(data).hexdigest())
 
     def finish(self) -> Path:
         plan = Plan(

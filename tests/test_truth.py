@@ -36,6 +36,7 @@ from dipddpm.images import prepare
 from dipddpm.sources import bundled_objects
 from dipddpm.training import train_ddpm
 from scripts import order_bias
+from tests.many import many_run
 from tests.toy import SUITE
 
 ROOT = Path(__file__).parents[1]
@@ -231,3 +232,40 @@ def _wait_for_steps(run: Path) -> None:
 def _cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+# The page of a run of very many outcomes ----------------------------------------------------------
+
+# Builds it, and prints the most memory that this took, in KiB.
+_BUILD = """
+import re, sys
+from pathlib import Path
+from reports.__main__ import main
+status = main(["build", sys.argv[1]])
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+sys.exit(status)
+"""
+
+
+def test_a_hundred_thousand_outcomes_become_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 30 s, 1 GiB and 3 MB; what it does not tell one by one it tells over all."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # of a folder that nobody needs
+    folder = many_run(tmp_path / "run", 10_000)
+
+    def check() -> None:
+        began = time.perf_counter()
+        command = [sys.executable, "-c", _BUILD, str(folder)]
+        built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert time.perf_counter() - began < 30
+        assert int(built.stdout.splitlines()[-1]) < 2**20
+
+    on_a_quiet_machine(check)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert len(page.encode()) < 3_000_000
+    assert "100000 outcomes, 100000 of them ok, 0 missing." in page
+    assert "as 100000 outcomes are too many for a row each" in page
+    assert "are too many for a row each: the median of all outcomes" in page
+    with (folder / "results.csv").open("rb") as lines:
+        assert sum(1 for _ in lines) == 100_001

@@ -14,7 +14,7 @@ import pytest
 
 from bench.cases import FIELDS
 from bench.errors import UserError
-from bench.records import SCHEMA_VERSION, Record, Row, read
+from bench.records import SCHEMA_VERSION, Record, Row, StageRow, read
 from bench.run_folder import Run
 from reports.__main__ import main
 from reports.load import load_run
@@ -41,7 +41,7 @@ def test_a_run_of_an_earlier_version_is_read_whole(folder: Path) -> None:
     assert {record.status for record in run.records()} == {"ok"}
     assert sum(row.executed for row in run.stage_rows()) > 20
     assert {spec.kind for spec in run.plan.units} == {"shared", "train"}
-    rows: list[Row] = [run.plan, run.environment, *run.records(), *run.stage_rows()]
+    rows: list[Row | StageRow] = [run.plan, run.environment, *run.records(), *run.stage_rows()]
     assert {row.schema_version for row in rows} == {SCHEMA_VERSION}
 
 

@@ -28,7 +28,7 @@ from reports.sections.loaders import loader_finding
 from reports.sections.published import as_published_finding
 from reports.sections.restoration import dip_finding
 from reports.ways import ways
-from reports.words import judged, percent
+from reports.words import judged, percent, some_of
 
 
 def answer(report: Report) -> Section:
@@ -66,7 +66,7 @@ def answer(report: Report) -> Section:
 def _not_to_be_trusted(report: Report) -> Iterator[str]:
     """What stands between the figures and belief in them."""
     run = report.run
-    for text in run.altered:
+    for text in some_of(run.altered):
         yield f"{without_home(text)}; `{run.resume}` makes it again"
 
 

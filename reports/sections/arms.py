@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from reports.blocks import Block, Cell, Section, Table, Text
 from reports.context import (
@@ -21,11 +22,12 @@ from reports.effects import (
     mean_by_seed,
     mean_cell,
     missing,
+    spread_cell,
     verdict_cells,
 )
-from reports.pairs import Quantity, Side
+from reports.pairs import Key, Quantity, Side
 from reports.tables import Outcome
-from reports.words import judged, seconds
+from reports.words import judged, number, seconds
 
 # What is trained on, by the names of the arms.
 ARM_NAMES = {"images": "none", "dip": "data", "blur": "data-blur"}
@@ -114,47 +116,83 @@ def _summary(report: Report, contrasts: Iterable[tuple[str, str]]) -> Table:
 
 
 def _by_setting(report: Report) -> Table:
-    groups: dict[tuple[str, float, Arm], list[Outcome]] = {}
+    groups: dict[tuple[Key, float, Arm], list[Outcome]] = {}
     for outcome in report.generated:
         if outcome.record.repeat == 1:
             key = (facet_key(outcome), outcome.number("epochs"), arm_of(outcome))
             groups.setdefault(key, []).append(outcome)
+    if len(groups) > MAX_ROWS:
+        return _over_settings(groups)
     facets = list(dict.fromkeys(facet for facet, _, _ in groups))
     ordered = sorted(groups.items(), key=lambda item: (facets.index(item[0][0]), item[0][1]))
-    rows = []
-    for (_, epochs, arm), group in ordered:
-        seeds = len({outcome.record.seed for outcome in group})
-        setting = report.setting_words(group[0])
-        rows.append(
-            [
-                Cell(setting, setting),
-                Cell(f"{epochs:g}", epochs),
-                Cell(arm_name(arm.train_on), arm_name(arm.train_on)),
-                Cell(arm.loading, arm.loading),
-                mean_cell(mean_by_seed(group, EPS_LOSS)),
-                mean_cell(mean_by_seed(group, PER_IMAGE), seconds),
-                mean_cell(mean_by_seed(group, KID)),
-                mean_cell(mean_by_seed(group, TOTAL_SECONDS), seconds),
-                Cell(str(seeds), seeds),
-            ]
+    rows = [
+        _row(
+            report.setting_words(group[0]),
+            epochs,
+            arm,
+            [mean_cell(mean_by_seed(group, quantity), form) for quantity, form in _COLUMNS],
+            len({outcome.record.seed for outcome in group}),
         )
+        for (_, epochs, arm), group in ordered
+    ]
     return Table(
-        [
-            "setting",
-            "epochs",
-            "arm",
-            "loader",
-            "held-out loss",
-            "training an image",
-            "KID",
-            "total with priors",
-            "seeds",
-        ],
+        ["setting", *_HEAD, "seeds"],
         rows,
         "Each arm at each setting: mean over seeds, with its 95 % interval where there are three "
         "or more.",
         filterable=True,
     )
+
+
+# Arms at settings; of more there is a row over all settings.
+MAX_ROWS = 300
+_HEAD = (
+    "epochs", "arm", "loader", "held-out loss", "training an image", "KID", "total with priors",
+)  # fmt: skip
+_COLUMNS: Sequence[tuple[Quantity, Callable[[float | None], str]]] = (
+    (EPS_LOSS, number),
+    (PER_IMAGE, seconds),
+    (KID, number),
+    (TOTAL_SECONDS, seconds),
+)
+
+
+def _over_settings(groups: Mapping[tuple[Key, float, Arm], Sequence[Outcome]]) -> Table:
+    """A row for all settings that have an arm: of too many for a row each."""
+    merged: dict[tuple[float, Arm], list[Outcome]] = {}
+    settings: Counter[tuple[float, Arm]] = Counter()
+    for (_, epochs, arm), group in groups.items():
+        merged.setdefault((epochs, arm), []).extend(group)
+        settings[epochs, arm] += 1
+    rows = [
+        _row(
+            f"all {settings[epochs, arm]}",
+            epochs,
+            arm,
+            [spread_cell(group, quantity, form) for quantity, form in _COLUMNS],
+            len(group),
+        )
+        for (epochs, arm), group in sorted(merged.items(), key=lambda item: item[0][0])
+    ]
+    return Table(
+        ["settings", *_HEAD, "outcomes"],
+        rows,
+        f"Each arm over all settings, as {len(groups)} are too many for a row each: the median of "
+        "all outcomes, in parentheses what nine tenths of them lie between; each by itself is in "
+        "results.csv.",
+        filterable=True,
+    )
+
+
+def _row(setting: str, epochs: float, arm: Arm, measured: Sequence[Cell], count: int) -> list[Cell]:
+    return [
+        Cell(setting, setting),
+        Cell(f"{epochs:g}", epochs),
+        Cell(arm_name(arm.train_on), arm_name(arm.train_on)),
+        Cell(arm.loading, arm.loading),
+        *measured,
+        Cell(str(count), count),
+    ]
 
 
 def _priors(report: Report) -> list[Block]:

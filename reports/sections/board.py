@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bench.apart import value_words
 from bench.records import Setting
@@ -16,12 +16,14 @@ from reports.context import EPS_LOSS, KID, Report
 from reports.effects import mean_cell, mean_of, missing
 from reports.figures import svg
 from reports.figures.board import BoardLine, board_lines
-from reports.pairs import Group, Quantity
+from reports.pairs import Group, Key, Quantity, cell
 from reports.tables import NEEDED_SETTINGS, NOISE_AUTOCORRELATION, OUTCOME_SETTINGS, Outcome
 from reports.words import number, plural, seconds
 
 SLUG, TITLE = "time-to-quality", "Time to quality"
-MAX_LINES = 8
+MAX_LINES, MAX_LABEL = 8, 60
+# Entries with a row.
+MAX_ROWS = 150
 TO_NET = Quantity("seconds to the net", lambda one: one.cold_net_seconds, shared=True)
 # Scores at other ones of these are of other images, or have another floor.
 _WORK = ("images", "image_size", "num_held_out")
@@ -36,6 +38,9 @@ class Entry:
 
     differences: dict[str, Setting]
     milestones: dict[float, Group]
+    _points: dict[Quantity, list[tuple[Effect, Effect]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def name(self) -> str:
@@ -54,6 +59,11 @@ class Entry:
         Without those of too few seeds, or at which one failed or has samples that look like noise:
         the mean of the others would flatter it.
         """
+        if score not in self._points:  # asked for again and again
+            self._points[score] = self._measured(score)
+        return self._points[score]
+
+    def _measured(self, score: Quantity) -> list[tuple[Effect, Effect]]:
         found = []
         for _, group in sorted(self.milestones.items()):
             taken, reached = mean_of(group, TO_NET), mean_of(group, score)
@@ -129,19 +139,18 @@ def entries_of(outcomes: Iterable[Outcome], score: Quantity) -> list[Entry]:
     """Those of the work that most of them do; a score of samples depends on how they are made."""
     apart = {"epochs"} if score.of_samples else OUTCOME_SETTINGS
     work = (*_WORK, "num_samples") if score.of_samples else _WORK
-    found: dict[str, dict[float, dict[int, Outcome]]] = {}
-    settings: dict[str, dict[str, Setting]] = {}
-    sets: dict[str, list[str]] = {}
+    found: dict[Key, dict[float, dict[int, Outcome]]] = {}
+    settings: dict[Key, dict[str, Setting]] = {}
+    sets: dict[Key, list[Key]] = {}
     for one in outcomes:
         asked = one.settings
         if not asked.keys() >= NEEDED_SETTINGS or asked["task"] != "generate":
             continue
         if one.record.repeat == 1:
-            kept = {name: value for name, value in asked.items() if name not in apart}
-            key = repr(sorted(kept.items()))
+            key = cell(one, "seed", *apart)
             if key not in found:
-                settings[key] = kept
-                sets.setdefault(repr([asked.get(name) for name in work]), []).append(key)
+                settings[key] = {name: value for name, value in asked.items() if name not in apart}
+                sets.setdefault(tuple(map(asked.get, work)), []).append(key)
             seeds = found.setdefault(key, {}).setdefault(one.number("epochs"), {})
             seeds.setdefault(one.record.seed, one)
     keys = max(sets.values(), key=len, default=[])
@@ -181,7 +190,10 @@ def _noise_words(found: Iterable[Outcome]) -> list[str]:
 
 def _blocks(place: int, found: Board, disturbed: Container[str]) -> list[Block]:
     score, drawn = found.score, found.entries[:MAX_LINES]
-    lines = [BoardLine(one.name, one.arm, one.points(score)) for one in drawn]
+    lines = [
+        BoardLine(_label(place, one), one.arm, one.points(score))
+        for place, one in enumerate(drawn, 1)
+    ]
     more = len(found.entries) - len(drawn)
     return [
         _table(found, disturbed),
@@ -199,6 +211,12 @@ def _blocks(place: int, found: Board, disturbed: Container[str]) -> list[Block]:
     ]
 
 
+def _label(place: int, one: Entry) -> str:
+    """Its name; of one that would leave no room for the figure the beginning, and its row."""
+    name = one.name
+    return name if len(name) <= MAX_LABEL else f"{place}. {name[: MAX_LABEL - 5]} …"
+
+
 def _target_words(found: Board) -> str:
     return (
         f"a {found.score.name} of {number(found.target)}, which {len(found.reach)} of "
@@ -209,7 +227,7 @@ def _target_words(found: Board) -> str:
 def _table(found: Board, disturbed: Container[str]) -> Table:
     score = found.score
     rows = []
-    for one in found.entries:
+    for one in found.entries[:MAX_ROWS]:
         taken = one.seconds_to(score, found.target)
         epochs = sorted(one.milestones)
         rows.append(
@@ -230,8 +248,21 @@ def _table(found: Board, disturbed: Container[str]) -> Table:
         "scoring; in parentheses 95 % intervals. An entry is named by what is not as in most "
         f"others. A milestone counts with {MIN_SEEDS} seeds, none of which failed"
         + (" or has samples that look like noise" if score.of_samples else "")
-        + ". Runs on one machine: descriptive, no verdict.",
+        + ". Runs on one machine: descriptive, no verdict."
+        + _left_words(found),
     )  # fmt: skip
+
+
+def _left_words(found: Board) -> str:
+    """What of too many entries has no row."""
+    left = found.entries[MAX_ROWS:]
+    if not left:
+        return ""
+    bests = sorted(best.mean for one in left if (best := one.best(found.score)))
+    return (
+        f" The quickest {MAX_ROWS} of {len(found.entries)}; the best {found.score.name} of the "
+        f"others is {number(bests[0])} to {number(bests[-1])}."
+    )
 
 
 def _seeds_cell(one: Entry, disturbed: Container[str]) -> Cell:
@@ -256,7 +287,7 @@ def _finding(found: Board) -> str:
 
 def _data(found: Board) -> Table:
     rows: list[list[str | float | None]] = []
-    for one in found.entries:
+    for one in found.entries[:MAX_ROWS]:
         for taken, reached in one.points(found.score):
             ends = [taken.mean, taken.low, taken.high, reached.mean, reached.low, reached.high]
             rows.append([one.name, *ends])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.costs import Costs, peak_of
+from bench.costs import peak_of
 from bench.records import StageRow
 from reports.blocks import Block, Cell, Section, Table, Text
 from reports.context import Report
@@ -56,7 +56,7 @@ def expected(report: Report) -> Section:
         text = "This run, of an earlier version, does not tell the operations of its stages."
         return Section("expected", title, text)
     run = report.run
-    counted, alone = Costs(run.plan, run.rows).totals(run.records, lambda row: row.flops)
+    counted, alone = report.ledger.totals(run.records, lambda row: row.flops)
     finding = f"The nets of all stages did {operations(counted)}"
     if alone:
         finding += (

@@ -20,7 +20,7 @@ from reports.effects import mean_of, mean_words, middle, missing, seeds_of
 from reports.figures import quality as plots
 from reports.figures import svg
 from reports.figures.quality import Curve, Facet
-from reports.pairs import Group, Quantity
+from reports.pairs import Group, Key, Quantity
 from reports.words import judged, number, seconds
 
 MAX_FACETS = 12
@@ -39,9 +39,8 @@ def loss(report: Report) -> Section:
     if reference is None or reference.key not in settings:
         text = missing(report, "held-out loss with a complete bill", "corrected-cpu")
         return Section("loss", title, text)
-    facets = {key: _facet(report, arms) for key, arms in settings.items()}
-    first = facets.pop(reference.key)
-    runs = settings[reference.key]
+    runs = settings.pop(reference.key)
+    first = _facet(report, runs)
     loaded = "; ".join(map(str, runs))
     blocks: list[Block] = [
         Figure(
@@ -61,9 +60,9 @@ def loss(report: Report) -> Section:
             _data([(first.title, runs)]),
         )
     ]
-    others = [(facet, settings[key]) for key, facet in facets.items()][:MAX_FACETS]
+    others = [(_facet(report, arms), arms) for arms in list(settings.values())[:MAX_FACETS]]
     if others:
-        left = len(facets) - len(others)
+        left = len(settings) - len(others)
         drawn = [facet for facet, _ in others]
         blocks.append(
             Figure(
@@ -102,9 +101,9 @@ def _reached(group: Group) -> str:
     return seconds(effect.mean) if effect else "an unknown time (part of its bill is missing)"
 
 
-def _settings(report: Report) -> dict[str, dict[Arm, _Runs]]:
+def _settings(report: Report) -> dict[Key, dict[Arm, _Runs]]:
     """A setting of the grid each: its arms, of one way of loading where they share one."""
-    found: dict[str, dict[Arm, dict[float, dict[int, Group]]]] = {}
+    found: dict[Key, dict[Arm, dict[float, dict[int, Group]]]] = {}
     for outcome in report.generated:
         if outcome.record.repeat == 1 and all(q.of(outcome) for q in (NET_SECONDS, EPS_LOSS)):
             arms = found.setdefault(facet_key(outcome), {})

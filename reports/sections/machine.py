@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 
 from bench.noise import drift, tolerances
 from bench.records import UnitSummary
-from reports.blocks import Block, Cell, Figure, Section, Table, raw_table
+from reports.blocks import Block, Cell, Figure, Listing, Section, Table, raw_table
 from reports.context import Report
 from reports.figures import drift as figures
 from reports.figures import svg
 from reports.figures.drift import DriftPoint
-from reports.words import plural, seconds, three
+from reports.words import by_text, plural, seconds, three
+
+# Probes with a mark of their own; of more each stretch of the run has two.
+MAX_POINTS, STRETCHES = 1_000, 150
+# Units with a row of their own.
+MAX_ROWS = 300
 
 
 def machine(report: Report) -> Section:
@@ -27,8 +33,9 @@ def machine(report: Report) -> Section:
     allowed = tolerances(kept[0])
     counting = set(map(id, kept))
     points = [
-        DriftPoint(place, *ratios, kept=id(summary) in counting, busy=bool(run.why_busy(summary)))
+        DriftPoint(place, *ratios, kept=id(summary) in counting, busy=busy)
         for place, summary in enumerate(probed, 1)
+        for busy in [bool(run.why_busy(summary))]
         for ratios in drift(summary, run.usual_probes)
     ]
     low, high = (
@@ -38,23 +45,49 @@ def machine(report: Report) -> Section:
         f"{_busy(report)} Its probes took from {three(low)} to {three(high)} times what is usual "
         "in this run."
     )
+    many = len(points) > MAX_POINTS
+    drawn = _by_stretch(points) if many else points
     figure = Figure(
         svg.render(
             "machine",
             "Drift of the machine over the run",
-            lambda width: figures.drift(points, allowed, width),
+            lambda width: figures.drift(drawn, allowed, width),
         ),
         "A fixed matrix product and a fixed copy of memory, before and after each unit, over what "
         "they usually take in this run (the lower quartile, as what disturbs can only slow them); "
         "the best of five each. Dashed: as slow as they may be, a product by "
         f"{allowed['matmul']:.0%}, a copy by {allowed['copy']:.0%}. Ringed: a unit during which "
-        "the machine was busy. Hollow: an attempt that counts nowhere.",
+        "the machine was busy. Hollow: an attempt that counts nowhere."
+        + (
+            f" Of {len(points)} probes the medians and the slowest of {STRETCHES} stretches."
+            if many
+            else ""
+        ),
         raw_table(
             ["unit", "place", "matmul / usual", "copy / usual", "in the tables", "busy"],
-            [[probed[p.place - 1].unit, p.place, p.matmul, p.copy, p.kept, p.busy] for p in points],
+            [[probed[p.place - 1].unit, p.place, p.matmul, p.copy, p.kept, p.busy] for p in drawn],
         ),
     )
     return Section("machine", title, finding, [figure, *_disturbed(report)])
+
+
+_ENDS: Sequence[Callable[[list[float]], float]] = (statistics.median, max)
+
+
+def _by_stretch(points: Sequence[DriftPoint]) -> list[DriftPoint]:
+    """Of each part of the run two points, at the place of its first: medians and slowest."""
+    drawn = []
+    for kept in (True, False):
+        found = [point for point in points if point.kept is kept]
+        length = -(-len(found) // STRETCHES) or 1
+        for start in range(0, len(found), length):
+            some = found[start : start + length]
+            busy = any(one.busy for one in some)
+            for end in _ENDS:
+                matmul, copy = end([p.matmul for p in some]), end([p.copy for p in some])
+                place, is_busy = some[0].place, busy and end is max
+                drawn.append(DriftPoint(place, matmul, copy, kept=kept, busy=is_busy))
+    return drawn
 
 
 def _busy(report: Report) -> str:
@@ -90,6 +123,9 @@ def _disturbed(report: Report) -> list[Block]:
     if not rows:
         return []
     caption = "Units during which the machine was busy, and those that were measured again."
+    if len(rows) > MAX_ROWS:
+        said = (f"{attempt.text}: {why.text}" for _, attempt, _, why in rows)
+        return [Listing(by_text(said, "unit"), f"{caption} There are {len(rows)}.")]
     return [
         Table(["unit", "attempt", "process seconds", "why"], sorted(rows, key=_by_unit), caption)
     ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from bench.stats import Pair, paired_ratio
 from reports.blocks import Figure, Section, Text, raw_table
 from reports.context import FIRST_RUN, PER_IMAGE, RUN_AGAIN, Report
-from reports.effects import missing, ratios
+from reports.effects import dots_words, missing, ratios
 from reports.figures import plots, svg
 from reports.figures.plots import ForestRow
 from reports.tables import TRAIN
-from reports.words import judged, percent
+from reports.words import judged, percent, some_of
 
 
 def noise(report: Report) -> Section:
@@ -42,14 +42,12 @@ def noise(report: Report) -> Section:
         ),
         "The same case in two fresh processes: a dot a stage call, its seconds in the second run "
         "over those in the first; a bar is their mean. Stages of a few milliseconds scatter most.",
-        raw_table(
-            ["stage", "ratios"], [[r.label, ", ".join(f"{d:.6g}" for d in r.dots)] for r in rows]
-        ),
+        raw_table(["stage", "ratios"], [[row.label, dots_words(row.dots)] for row in rows]),
     )
     said = judged(PER_IMAGE.judge(report.again(PER_IMAGE)))
     finding = (
         f"The calls of train_ddpm in the same case run again differed by up to {percent(spread)}; "
         f"of a training image: {said}."
     )
-    words = ", ".join(sorted({report.setting_words(first) for first, _ in pairs}))
+    words = ", ".join(some_of(sorted({report.setting_words(first) for first, _ in pairs})))
     return Section("noise", "Noise", finding, [figure, Text(f"Repeated: {words}.")])

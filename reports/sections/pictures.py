@@ -43,8 +43,8 @@ def _row(outcome: Outcome, function: str, *, first: bool = False) -> StageRow | 
 def _first_fit(report: Report) -> tuple[Outcome, StageRow] | None:
     """The fit of the first chunk of training images, found by key from one on DIP outputs."""
     for outcome in report.generated:
-        join = _row(outcome, "join")
-        if outcome.settings["train_on"] == "dip" and join and join.parents:
+        join = _row(outcome, "join") if outcome.settings["train_on"] == "dip" else None
+        if join and join.parents:
             fit = report.ledger.row(outcome.record.unit, join.parents[0])
             if fit and fit.parents:
                 return outcome, fit

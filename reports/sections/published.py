@@ -47,7 +47,7 @@ def published(report: Report) -> Section:
     rows = published_rows()
     theirs = published_effect(published_pairs(rows))
     assert theirs is not None
-    there = [ours(row, report.found) for row in rows]
+    there = ours(rows, report.found)
     count = sum(outcome is not None for outcome in there)
     as_theirs, equal = (
         _judged(report, PER_IMAGE, pairs)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from reports.blocks import Block, Cell, Figure, Note, Section, Table, Text, raw_table
 from reports.context import Report, epochs_of, facet_key, finite_score
-from reports.effects import mean_by_seed, mean_cell, missing
+from reports.effects import mean_by_seed, mean_cell, missing, spread_cell
 from reports.figures import quality as plots
 from reports.figures import svg
 from reports.figures.quality import SPREAD, AnchorPanel
-from reports.pairs import Quantity
+from reports.pairs import Key, Quantity
 from reports.tables import NOISE_AUTOCORRELATION, Outcome
 from reports.words import plural, three
 
 MIXED = "mixed ranges"
 # More dots in a column hide each other.
 MAX_DOTS = 200
+# Settings with a row of their own in the table of features.
+MAX_ROWS = 300
+_ANCHOR = "anchor_"
 
 
 def quality(report: Report) -> Section:
@@ -102,20 +104,31 @@ def _panels(report: Report) -> list[AnchorPanel]:
     for score_range in ranges:
         found = [one for one in report.generated if one.settings.get("score_range") == score_range]
         note = f", {MIXED}" if score_range == "mixed" else ""
+        levels = _anchor_levels(found)
         for name, label in (("psnr", "All-pairs PSNR, dB"), ("ssim", "All-pairs SSIM")):
             anchors = {
-                score.removeprefix("anchor_").removesuffix(f"_{name}"): level
-                for one in found
-                for score, level in one.record.scores.items()
-                if score.startswith("anchor_")
-                and score.endswith(f"_{name}")
+                anchor.removesuffix(f"_{name}"): level
+                for anchor, level in levels.items()
                 # In a common range a copy is compared with itself too, which is infinite.
-                and math.isfinite(level)
-                and (note or "copies" not in score)
+                if anchor.endswith(f"_{name}") and (note or "copies" not in anchor)
             }
             panels.append(_panel(found, f"all_pairs_{name}", f"{label}{note}", anchors))
     panels.append(_panel(report.generated, "kid_efflite0", "KID, efflite0", {"two real sets": 0.0}))
     return [panel for panel in panels if panel.columns]
+
+
+def _anchor_levels(found: Sequence[Outcome]) -> dict[str, float]:
+    """Of each anchor the last score that is finite."""
+    names = dict.fromkeys(
+        name for one in found for name in one.record.scores if name.startswith(_ANCHOR)
+    )
+    levels = {}
+    for name in names:
+        told = (finite_score(name, one) for one in reversed(found))
+        level = next((level for level in told if level is not None), None)
+        if level is not None:
+            levels[name.removeprefix(_ANCHOR)] = level
+    return levels
 
 
 def _panel(
@@ -165,7 +178,7 @@ _FEATURES = (
 
 def _features(report: Report) -> list[Block]:
     """KID with both of its intervals, and distances to the nearest images with their floor."""
-    groups: dict[tuple[str, float, float, str], list[Outcome]] = {}
+    groups: _Features = {}
     for one in report.generated:
         if one.record.repeat == 1 and finite_score("kid_efflite0", one) is not None:
             counts = one.number("epochs"), one.number("num_samples")
@@ -173,25 +186,41 @@ def _features(report: Report) -> list[Block]:
             groups.setdefault(key, []).append(one)
     if not groups:
         return [Text(missing(report, "set of 100 samples or more for a KID", "corrected-cpu"))]
+    aggregated = len(groups) > MAX_ROWS
+    if aggregated:
+        groups = _over_settings(groups)
     rows = []
     for (_, _, samples, arm), group in groups.items():
-        setting = f"{report.setting_words(group[0])}, {epochs_of(group[:1])}"
-        seeds = len({one.record.seed for one in group})
+        where = "all" if aggregated else report.setting_words(group[0])
+        setting = f"{where}, {epochs_of(group[:1])}"
+        count = len(group) if aggregated else len({one.record.seed for one in group})
         rows.append(
             [
                 Cell(setting, setting),
                 Cell(arm, arm),
                 Cell(f"{samples:g}", samples),
-                *(mean_cell(mean_by_seed(group, _feature(name))) for _, name in _FEATURES),
-                Cell(str(seeds), seeds),
+                *(
+                    spread_cell(group, _feature(name))
+                    if aggregated
+                    else mean_cell(mean_by_seed(group, _feature(name)))
+                    for _, name in _FEATURES
+                ),
+                Cell(str(count), count),
             ]
         )
+    counted = "outcomes" if aggregated else "seeds"
+    over = (
+        f"over all settings, as these are too many for a row each ({MAX_ROWS}): the median of all "
+        "outcomes, in parentheses what nine tenths of them lie between"
+        if aggregated
+        else "mean over seeds with its 95 % interval where there are three or more"
+    )
     return [
         Table(
-            ["setting", "trained on", "samples", *(label for label, _ in _FEATURES), "seeds"],
+            ["setting", "trained on", "samples", *(label for label, _ in _FEATURES), counted],
             rows,
             "Features of EfficientNet-Lite0 of images resized to 224 px, bicubic and antialiased; "
-            "mean over seeds with its 95 % interval where there are three or more. KID against "
+            f"{over}. KID against "
             "held-out images, unbiased: 0 is two real sets, between which it has a standard "
             "deviation of some 0.012 at 16 images and 0.0012 at 128 (objects, 32 px: "
             "`python scripts/kid_of_real_images.py`); single nets: the mean ends of the interval "
@@ -201,6 +230,17 @@ def _features(report: Report) -> list[Block]:
             stacked=True,
         )
     ]
+
+
+_Features = dict[tuple[Key, float, float, str], list[Outcome]]
+
+
+def _over_settings(groups: _Features) -> _Features:
+    """All settings as one."""
+    merged: _Features = {}
+    for (_, epochs, samples, arm), group in groups.items():
+        merged.setdefault(((), epochs, samples, arm), []).extend(group)
+    return merged
 
 
 def _feature(name: str) -> Quantity:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Container, Iterable, Sequence
 
 from bench.apart import telling, value_words
@@ -22,15 +21,22 @@ from reports.effects import mean_by_seed, mean_cell
 from reports.load import log_tail, plain_text, without_home
 from reports.pairs import Quantity
 from reports.tables import MAIN_SETTINGS, Outcome
-from reports.words import bytes_of, number, plural, schedule, seconds, three
+from reports.words import (
+    MAX_LISTED,
+    by_text,
+    bytes_of,
+    number,
+    plural,
+    schedule,
+    seconds,
+    some_of,
+    three,
+)
 
-# The raw table inside the page; above this many characters it stays a file beside it.
+# The raw table inside the page; above this many bytes it stays a file beside it.
 MAX_RAW = 600_000
-MAX_LISTED = 20
 # Of outcomes; of more each setting has one.
 MAX_ROWS = 1_000
-# A decimal number that is no part of a name; a fraction is what texts of one kind differ in.
-_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.]*\w)")
 
 
 # Results ---------------------------------------------------------------------------------------
@@ -224,7 +230,7 @@ _MEANS: Sequence[tuple[Quantity, Callable[[float | None], str]]] = (
 )
 
 
-def results(report: Report, csv: str) -> Section:
+def results(report: Report, csv: bytes) -> Section:
     """All outcomes, generation and restoration apart; the raw values folded below."""
     found = report.found
     ok = sum(outcome.ok for outcome in found)
@@ -241,7 +247,7 @@ def results(report: Report, csv: str) -> Section:
         if own:
             blocks.append(_results_table(own, caption, columns, shown, report.run.disturbed))
     blocks.append(
-        Code(csv, "data: results.csv, all columns, unrounded")
+        Code(csv.decode(), "data: results.csv, all columns, unrounded")
         if len(csv) <= MAX_RAW
         else Text(
             "All columns, unrounded, are in results.csv and results.parquet beside this page."
@@ -260,7 +266,7 @@ def troubles(report: Report) -> Section:
     units = [summary for summary in run.summaries if summary.status != "ok"]
     lost = [one for one in run.contests if one.status != "ok"]
     records = (*(one.record for one in report.found), *run.contests)
-    warnings = _by_text(text for one in records for text in one.warnings)
+    warnings = by_text(text for one in records for text in one.warnings)
     finding = (
         f"{plural(len(failed) + len(lost), 'failed outcome')}, "
         f"{plural(len(run.missing), 'missing outcome')}, "
@@ -268,54 +274,35 @@ def troubles(report: Report) -> Section:
     )
     blocks: list[Block] = []
     if failed:
-        said = _by_text(one.failure or "" for one in failed)
+        said = by_text(one.failure or "" for one in failed)
         blocks.append(Listing(said, f"Failures; run again by `{run.resume} --retry-failed`"))
     if lost:
-        said = _by_text(one.error or one.status for one in lost)
+        said = by_text(one.error or one.status for one in lost)
         blocks.append(Listing(said, f"Failed contests; run again by `{run.resume} --retry-failed`"))
-    for summary in units:
+    for summary in units[:MAX_LISTED]:
         text = plain_text(summary.error or summary.status)
         tail = log_tail(run, summary.unit)
         blocks.append(Listing([f"{summary.unit}: {summary.status}: {text}"], "Failed unit"))
         if tail:
             blocks.append(Code(tail, f"the last lines of {summary.unit}/log.txt"))
+    if more := units[MAX_LISTED:]:
+        said = by_text((f"{one.status}: {one.error or one.status}" for one in more), "unit")
+        blocks.append(Listing(said, "More failed units"))
     if run.missing:
         named = _case_words(run.plan, run.missing[:MAX_LISTED])
-        more = len(run.missing) - len(named)
-        named += [f"and {more} more"] if more else []
+        left = len(run.missing) - len(named)
+        named += [f"and {left} more"] if left else []
         blocks.append(Listing(named, f"Missing; made by `{run.resume}`"))
     if warnings:
         blocks.append(Listing(warnings, "Warnings"))
     skipped = [plain_text(text) for text in run.plan.images_skipped]
     if skipped:
-        named = skipped[:MAX_LISTED]
-        named += [f"and {len(skipped) - len(named)} more"] if len(skipped) > len(named) else []
-        blocks.append(Listing(named, f"Images left out: {len(skipped)}"))
+        blocks.append(Listing(some_of(skipped), f"Images left out: {len(skipped)}"))
     if report.artifacts.warnings:
         blocks.append(Listing(report.artifacts.warnings, "Artifacts that were not shown"))
     if run.attempts:
-        blocks.append(Listing(run.attempts, "Attempts kept aside, counted nowhere"))
+        blocks.append(Listing(some_of(run.attempts), "Attempts kept aside, counted nowhere"))
     return Section("troubles", "Warnings, failures, missing", finding, blocks)
-
-
-def _by_text(texts: Iterable[str]) -> list[str]:
-    """Each text once, with the number of outcomes that have it; of texts that differ in a number
-    alone, the range of the number."""
-    found: dict[str, list[list[str]]] = {}
-    for text in map(plain_text, texts):
-        numbers = _NUMBER.findall(text)
-        found.setdefault(_NUMBER.sub("\0", text), []).append(numbers)
-    return [
-        f"{_filled(form, numbers)} ({plural(len(numbers), 'outcome')})"
-        for form, numbers in found.items()
-    ]
-
-
-def _filled(form: str, numbers: Sequence[Sequence[str]]) -> str:
-    first, *rest = form.split("\0")
-    ranges = [sorted(set(column), key=float) for column in zip(*numbers, strict=True)]
-    told = [" to ".join(dict.fromkeys((values[0], values[-1]))) for values in ranges]
-    return first + "".join(number + text for number, text in zip(told, rest, strict=True))
 
 
 def _case_words(plan: Plan, cases: Iterable[Case]) -> list[str]:
@@ -414,7 +401,9 @@ def _facts(facts: Iterable[tuple[str, str]], caption: str) -> Table:
 
 def _common_settings(report: Report) -> list[tuple[str, str]]:
     # A record without settings shares none.
-    first, *rest = [one.settings for one in report.found if one.settings] or [{}]
+    # One object, which many may have, is looked at once.
+    found = {id(one.settings): one.settings for one in report.found if one.settings}
+    first, *rest = found.values() or [{}]
     return [
         (name, _plain(value))
         for name, value in sorted(first.items())

@@ -6,7 +6,9 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.stats import Effect, fitted_exponent, geometric_mean
+import numpy as np
+
+from bench.stats import Effect, geometric_mean
 from reports.blocks import Cell, Figure, Section, Table, raw_table
 from reports.context import COSINE, EPS_LOSS, LINEAR, LOSS_LEVELS, PER_IMAGE, TRAIN_SECONDS, Report
 from reports.effects import VERDICT_COLUMNS, missing, verdict_cells
@@ -14,7 +16,7 @@ from reports.figures import quality as plots
 from reports.figures import svg
 from reports.figures.plots import Line
 from reports.figures.quality import ScalingPanel
-from reports.pairs import Quantity, Side, distinct, run_cell
+from reports.pairs import Key, Quantity, Side, run_cell
 from reports.tables import Outcome
 from reports.words import judged, plural, three, times
 
@@ -130,12 +132,12 @@ def _panel(report: Report, axis: _Axis, quantity: Quantity) -> ScalingPanel:
     return ScalingPanel(axis.label, quantity.name, drawn, note)
 
 
-def _lines(report: Report, axis: _Axis, quantity: Quantity) -> dict[str, list[Line]]:
+def _lines(report: Report, axis: _Axis, quantity: Quantity) -> dict[Key, list[Line]]:
     """Along the axis, by setting, of each seed a line of its own."""
     # The setting of a line -> what all its points are after, in epochs -> its points.
-    lines: dict[str, dict[float, dict[float, float]]] = {}
-    firsts: dict[str, Outcome] = {}
-    for outcome in distinct(report.generated, quantity):
+    lines: dict[Key, dict[float, dict[float, float]]] = {}
+    firsts: dict[Key, Outcome] = {}
+    for outcome in report.distinct(quantity):
         measured = quantity.of(outcome)
         if measured is not None and measured > 0 and outcome.record.repeat == 1:
             key = run_cell(outcome, axis.factor)
@@ -143,7 +145,7 @@ def _lines(report: Report, axis: _Axis, quantity: Quantity) -> dict[str, list[Li
             points = lines.setdefault(key, {}).setdefault(epochs, {})
             points.setdefault(outcome.number(axis.factor), measured)
             firsts[key] = outcome
-    found: dict[str, list[Line]] = {}
+    found: dict[Key, list[Line]] = {}
     for key, milestones in lines.items():
         # The milestone that most of the runs reached, of those the last.
         _, points = max(milestones.items(), key=lambda item: (len(item[1]), item[0]))
@@ -171,9 +173,23 @@ def _means(lines: Sequence[Line]) -> list[Line]:
     ]
 
 
+def _exponents(lines: Sequence[Line]) -> list[float]:
+    """The b of y = a x^b of each line of three points or more, by least squares on logarithms."""
+    by_points: dict[tuple[float, ...], list[Line]] = {}
+    for line in lines:
+        by_points.setdefault(tuple(line.x), []).append(line)
+    slopes: list[float] = []
+    for points, some in by_points.items():
+        if len(points) > 2:
+            x = np.log(points) - np.log(points).mean()
+            y = np.log([line.y for line in some])
+            slopes += (y @ x / (x @ x)).tolist()
+    return slopes
+
+
 def _note(report: Report, axis: _Axis, quantity: Quantity, drawn: Sequence[Line]) -> str:
     if len(axis.levels) > 2:
-        slopes = [fit.mean for line in drawn if (fit := fitted_exponent(line.x, line.y))]
+        slopes = _exponents(drawn)
         if slopes:
             return f"exponent {three(sum(slopes) / len(slopes))}, mean of {len(slopes)}"
     effect = axis.effect(report, quantity)
