@@ -19,13 +19,14 @@ from bench.commits.decide import (
     effects_of,
     floors_of,
 )
+from bench.commits.records import SideName
 from bench.stats import effect_of
 from bench.verdicts import holm
 
 ANY = Margins(equal=1e-9, least=1e-9)
 
 
-def processes(rounds: int) -> list[str]:
+def processes(rounds: int) -> list[SideName]:
     """The sides of so many rounds, in the order in which they run."""
     return [side for number in range(rounds) for side in ORDERS[number % len(ORDERS)]]
 

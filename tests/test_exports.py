@@ -78,10 +78,10 @@ def test_the_text_for_a_pull_request_is_plain(run: Path, tmp_path: Path) -> None
     head = page.build(load_run(hostile))["report.md"].decode().splitlines()[0]
     assert head == r"# \<img src=x\> \| `a` \[b\](javascript:c) \# d"
     # Commands are code, and a name with underscores is as it is.
-    assert exports._cell("`bench run x_y` a_name _b_ `|` *c*") == (
+    assert exports.literal("`bench run x_y` a_name _b_ `|` *c*") == (
         r"`bench run x_y` a_name \_b\_ `\|` \*c\*"
     )
-    assert exports._cell("one ` alone <b>") == r"one \` alone \<b\>"
+    assert exports.literal("one ` alone <b>") == r"one \` alone \<b\>"
 
 
 def test_text_is_the_same_for_the_same_records(run: Path) -> None:

@@ -126,8 +126,8 @@ def test_links_of_documents_lead_somewhere() -> None:
 
 def test_the_workflow_for_github_fits_its_schema() -> None:
     workflow = ROOT / "docs" / "github-workflow.yml"
-    command = [Path(sys.executable).parent / "check-jsonschema", "--builtin-schema",
-               "vendor.github-workflows", workflow]  # fmt: skip
+    command = [str(Path(sys.executable).parent / "check-jsonschema"), "--builtin-schema",
+               "vendor.github-workflows", str(workflow)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     # And what it runs are sessions, with flags that they have.

@@ -150,7 +150,7 @@ def _measure(request: Request) -> Replicate:
         plugins=[gathered],
     )  # fmt: skip
     if status in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
-        raise RuntimeError(f"pytest cannot run the suite: {gathered.first or status.name}")
+        raise RuntimeError(f"pytest cannot run the suite: {gathered.first or f'status {status}'}")
     _check_library(request)
     return Replicate(
         measured=gathered.measured, failed=gathered.failed, sha256=request.sha256, **_device()
