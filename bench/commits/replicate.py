@@ -28,6 +28,8 @@ from bench.machine import cpu_name
 if TYPE_CHECKING:
     import pytest
 
+# What a server says first.
+READY = "ready"
 # Loaded once, for all who are forked: what libraries and suite import of others.
 LOADED = (
     "diffusers.models.unets.unet_2d",
@@ -96,6 +98,7 @@ def serve() -> None:
     """One request a line, until there are no more."""
     be_killed_with_parent()
     ignore_interrupts()
+    print(READY, flush=True)
     for line in sys.stdin:
         request = Request.model_validate_json(line)
         child = os.fork()

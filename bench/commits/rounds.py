@@ -104,6 +104,8 @@ def run_rounds(
     Raises ReplicateError if a process gives no answer in the first round.
     """
     found, deciding = Found(margins), Deciding(0, margins)
+    for side in sides.values():
+        servers.start(side)
     deadline = time.monotonic() + seconds
     for number, order in enumerate(cycle(ORDERS), 1):
         started = time.monotonic()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bench.commits.replicate import Replicate, Request
+from bench.commits.replicate import READY, Replicate, Request
 from bench.commits.trees import CONSTRAINTS, LIBRARY, Repository, Tree, tree_sha256
 from bench.errors import UserError
 from bench.lifeline import interrupts_held
@@ -67,7 +67,7 @@ class Servers:
             side=side.folder, sha256=side.sha256, benchmarks=benchmarks, keyword=keyword,
             seconds=seconds, exact=exact, timeout=self._timeout, out=out, log=log,
         )  # fmt: skip
-        server = self._server(side.python)
+        server = self.start(side)
         assert server.stdin is not None and server.stdout is not None
         try:
             server.stdin.write(request.model_dump_json() + "\n")
@@ -85,8 +85,12 @@ class Servers:
                 f"{side.tree.name}: no answer that can be read: {error}"
             ) from error
 
-    def _server(self, python: Path) -> subprocess.Popen[str]:
-        known = self._servers.get(python)
+    def start(self, side: Side) -> subprocess.Popen[str]:
+        """The server for a side, when it has loaded what it loads: at once if there is one.
+
+        Raises ReplicateError if it cannot be started.
+        """
+        known = self._servers.get(side.python)
         if known is not None and known.poll() is None:
             return known
         environment = {
@@ -100,7 +104,7 @@ class Servers:
         environment.pop("PYTEST_ADDOPTS", None)
         with self._log.open("ab") as log, interrupts_held():
             started = subprocess.Popen(
-                [python, "-m", "bench.commits.replicate"],
+                [side.python, "-m", "bench.commits.replicate"],
                 cwd=self._harness,
                 env=environment,
                 stdin=subprocess.PIPE,
@@ -108,7 +112,10 @@ class Servers:
                 stderr=log,
                 text=True,
             )
-        self._servers[python] = started
+        self._servers[side.python] = started
+        assert started.stdout is not None
+        if started.stdout.readline().strip() != READY:
+            raise ReplicateError(f"{side.tree.name}: {_why('', self._log, self._timeout)}")
         return started
 
     def close(self) -> None:
