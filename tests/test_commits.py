@@ -181,9 +181,8 @@ def test_what_cannot_be_compared_is_told_in_a_line(
 
 
 def test_a_library_that_cannot_be_imported_is_told(checkout: Checkout) -> None:
-    checkout.change(
-        "dipddpm/config.py", "from __future__", "import no_such_module\nfrom __future__"
-    )
+    first = "from __future__ import annotations\n"
+    checkout.change("dipddpm/config.py", first, f"{first}import no_such_module\n")
     status, _, err = checkout.run("compare", "HEAD", *FEW)
     assert status == 2
     assert "no_such_module" in err

@@ -10,6 +10,7 @@ a copy of the harness, in the interpreter of an environment that may be of one c
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import platform
@@ -233,4 +234,5 @@ if __name__ == "__main__":
     for name in LOADED:
         importlib.import_module(name)
     assert LIBRARY not in sys.modules
+    gc.freeze()  # or each process looks through all of it whenever it collects
     serve()

@@ -84,9 +84,9 @@ class Repository:
     def working_tree(self) -> Tree:
         """HEAD and whatever is not committed of the library and of what measures it."""
         head = self.commit("HEAD")
-        changed = self.git("diff", "--name-only", "HEAD", "--", LIBRARY, *HARNESS)
-        new = self.git("ls-files", "--others", "--exclude-standard", "--", LIBRARY, *HARNESS)
-        changes = (*changed.splitlines(), *new.splitlines())
+        which = ("--porcelain", "-z", "--no-renames", "--untracked-files=all")
+        status = self._git("status", *which, "--", LIBRARY, *HARNESS).decode(errors="replace")
+        changes = tuple(line[3:] for line in status.split("\0") if line)  # behind "XY "
         return Tree(WORKING_TREE, head.commit, head.subject, changes, is_working_tree=True)
 
     def between(self, first: Tree, last: Tree) -> list[str]:
