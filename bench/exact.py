@@ -22,6 +22,8 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._live: dict[StorageWeakRef, int] = {}
+        # Of what is live, and of what was when it was last looked at.
+        self._total = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -30,9 +32,13 @@ class LiveBytes(TorchDispatchMode):
         for value in tree_leaves(result):
             if isinstance(value, torch.Tensor):
                 storage = value.untyped_storage()
-                self._live[StorageWeakRef(storage)] = storage.nbytes()
-        self._live = {ref: size for ref, size in self._live.items() if not ref.expired()}
-        self.peak = max(self.peak, sum(self._live.values()))
+                ref, size = StorageWeakRef(storage), storage.nbytes()
+                self._total += size - self._live.get(ref, 0)
+                self._live[ref] = size
+        if self._total > self.peak:  # else there cannot be a new one, whatever has gone
+            self._live = {ref: size for ref, size in self._live.items() if not ref.expired()}
+            self._total = sum(self._live.values())
+            self.peak = max(self.peak, self._total)
         return result
 
 

@@ -24,7 +24,7 @@ from dipddpm.metrics import (
 )
 
 pytestmark = pytest.mark.benchmark(group="metrics")
-SET = 500
+SET = 300
 Metric = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -35,7 +35,7 @@ def test_image_metric(measure: Measure, images: ImageSet, metric: Metric) -> Non
 
 
 def test_all_pairs_of_a_set(measure: Measure) -> None:
-    """PSNR of 500 images of 32 px against 500."""
+    """PSNR of 300 images of 32 px against 300."""
     x, y = (uniform(SET, 3, 32, 32, seed=seed) for seed in range(2))
     measure(lambda: all_pairs_psnr(x, y), images=SET)
 
@@ -48,13 +48,13 @@ def test_features(measure: Measure, images: ImageSet, context: Context) -> None:
 
 @pytest.mark.parametrize("metric", [kid, nearest_distance, precision])
 def test_feature_metric(measure: Measure, metric: Metric) -> None:
-    """Of 500 images and 500."""
+    """Of 300 images and 300."""
     x, y = (uniform(SET, NUM_FEATURES, seed=seed) for seed in range(2))
     measure(lambda: metric(x, y), images=SET)
 
 
 def test_resamplings_of_kid(measure: Measure) -> None:
-    """50 of 500 images against 500."""
+    """50 of 300 images against 300."""
     x, y = (uniform(SET, NUM_FEATURES, seed=seed) for seed in range(2))
     measure(lambda: kid_resamplings(x, y, num=50, generator=torch.Generator()), images=SET)
 

@@ -22,7 +22,7 @@ from dipddpm.config import (
 from dipddpm.pipeline import run_pipeline
 from dipddpm.sources import ImageSource
 
-IMAGES = 8
+IMAGES = 4
 
 
 @pytest.mark.benchmark(group="pipeline")
@@ -30,7 +30,7 @@ IMAGES = 8
 def test_whole_pipeline(
     measure: Measure, source: ImageSource, context: Context, train_on: TrainOn
 ) -> None:
-    """Eight images, priors of 10 iterations, one epoch, four samples of 5 steps, scored."""
+    """Four images, priors of 10 iterations, one epoch, four samples of 5 steps, scored."""
     sampling = SamplingConfig(num_inference_steps=5, num_samples=4)
     config = PipelineConfig(
         train_on=train_on,

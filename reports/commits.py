@@ -182,7 +182,7 @@ def _counts(found: Comparison) -> Section:
     if unknown:
         text += f" Of {plural(unknown, 'benchmark')} they differ from try to try, and tell nothing."
     note = Text(
-        "Counted under instruments, in each process of the first round: operations of "
+        "Counted under instruments, beside what is timed: operations of "
         "convolutions, products of matrices and attention, and the most bytes that tensors took at "
         "one moment. There is no noise in them: a rise is a rise."
     )

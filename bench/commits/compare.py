@@ -186,26 +186,27 @@ def _stored(side: Side, versions: str) -> StoredTree:
 
 
 def _benchmark(name: str, series: Series, found: Found) -> Benchmark:
-    floor = found.floors[name]
+    floor, (flops, peak_bytes) = found.floors[name], _counted(series)
     return Benchmark(
         name=name,
         effect=found.decisions[name],
         floor=floor,
         withheld=floor.word in ("slower", "faster"),
-        flops=_counted(series, "flops"),
-        peak_bytes=_counted(series, "peak_bytes"),
+        flops=flops,
+        peak_bytes=peak_bytes,
         sides=tuple(series.sides),
         seconds=tuple(series.seconds),
     )
 
 
-def _counted(series: Series, what: str) -> Counted:
-    """Of each side, if its processes agree."""
-    agreed = {}
-    for side, measured in series.counted.items():
-        values: set[int] = {getattr(one, what) for one in measured}
-        agreed[side] = values.pop() if len(values) == 1 else None
-    return Counted(base=agreed.get("base"), head=agreed.get("head"))
+def _counted(series: Series) -> tuple[Counted, Counted]:
+    """Operations and bytes of each side, as far as its processes agree."""
+    agreed: dict[SideName, list[int | None]] = {}
+    for side, counts in series.counted.items():
+        columns = (set(column) for column in zip(*counts, strict=True)) if counts else ()
+        agreed[side] = [one.pop() if len(one) == 1 else None for one in columns] or [None, None]
+    flops, peaks = zip(agreed["base"], agreed["head"], strict=True)
+    return Counted(base=flops[0], head=flops[1]), Counted(base=peaks[0], head=peaks[1])
 
 
 def _missing(found: Found) -> tuple[tuple[Missing, ...], tuple[Missing, ...]]:

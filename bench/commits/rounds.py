@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -24,6 +23,9 @@ from bench.commits.servers import ReplicateError, Servers, Side
 # Of a benchmark in one process. The process is the replicate: more calls in it tell little more.
 SECONDS = 0.15
 
+# The places in a round of processes that count, which takes longer than to time: one of each side.
+_COUNTED = (0, 1)
+
 # The answers of a round, in the order in which its processes ran, each with its side.
 Answers = list[tuple[SideName, Replicate]]
 
@@ -34,14 +36,21 @@ class Series:
 
     sides: list[SideName] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    # Of the first round.
-    counted: dict[str, list[Measured]] = field(default_factory=lambda: defaultdict(list))
+    # Operations and bytes, of the processes that counted them.
+    counted: dict[SideName, list[tuple[int | None, int | None]]] = field(
+        default_factory=lambda: {"base": [], "head": []}
+    )
 
     def add(self, side: SideName, measured: Measured) -> None:
         self.sides.append(side)
         self.seconds.append(measured.seconds)
         if measured.flops is not None:
-            self.counted[side].append(measured)
+            self.counted[side].append((measured.flops, measured.peak_bytes))
+
+    @property
+    def differs(self) -> bool:
+        """Whether what is counted is another at the one side than at the other."""
+        return set(self.counted["base"]) != set(self.counted["head"])
 
 
 @dataclass
@@ -82,6 +91,11 @@ class Found:
                 for side, answer in answers:
                     one.add(side, answer.measured[name])
 
+    def must_count(self, number: int) -> bool:
+        """In the first round; in the second, if anything differs between the sides, to see whether
+        it differs between two tries of one side."""
+        return number == 1 or (number == 2 and any(one.differs for one in self.series.values()))
+
     @property
     def undecided(self) -> tuple[str, ...]:
         return tuple(name for name in self.series if name not in self.decisions)
@@ -114,9 +128,9 @@ def run_rounds(
                 [
                     (side, servers.measure(
                         sides[side], benchmarks=found.undecided or benchmarks, keyword=keyword,
-                        seconds=SECONDS, exact=number == 1,
+                        seconds=SECONDS, exact=place in _COUNTED and found.must_count(number),
                     ))
-                    for side in order
+                    for place, side in enumerate(order)
                 ]
             )  # fmt: skip
         except ReplicateError as error:
