@@ -11,11 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
-from bench import display, noise, records, runner, suite, terminal
+from bench import command_line, display, noise, records, runner, suite, terminal
 from bench.cases import functions_of
 from bench.engines import Engine, ForkserverEngine, SubprocessEngine
 from bench.errors import UserError
@@ -40,46 +39,13 @@ _LOCAL_ENGINES: dict[str, Callable[[], Engine]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """0: all asked was done; 1: some records are failures; 2: bad input; 130: interrupted."""
-    options = _parser().parse_args(arguments)
-    try:
-        command: Callable[[argparse.Namespace], int] = options.command
-        return command(options)
-    except UserError as error:
-        print(_one_line(error), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:  # before a unit was at work
-        print(_one_line("stopped"), file=sys.stderr)
-        return 130
-
-
-def _one_line(error: object) -> str:
-    return "bench: " + " ".join(str(error).split("\n"))
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, like everything else here."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, _one_line(message) + "\n")
+    return command_line.run("bench", _parser().parse_args(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m bench", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"dipddpm {VERSION}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(
-        name: str, command: Callable[..., int], text: str, example: str
-    ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            allow_abbrev=False,
-            help=text,
-            description=text,
-            epilog=f"example: python -m bench {example}",
-        )
-        sub.set_defaults(command=command)
-        return sub
+    commands = command_line.Commands("bench", __doc__)
+    commands.parser.add_argument("--version", action="version", version=f"dipddpm {VERSION}")
+    add = commands.add
 
     add("list", list_suites, "show the suites", "list")
 
@@ -155,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     clean = add("clean", clean_run, "delete what a run can do without", "clean runs/first")
     clean.add_argument("run", metavar="RUN")
     clean.add_argument("--all", action="store_true", help="delete the whole run")
-    return parser
+    return commands.parser
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
@@ -231,23 +197,15 @@ def _num_gpus(text: str) -> int:
     return int(text)
 
 
-def _number(text: str) -> float:
-    """NaN if it is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
 def _seconds(text: str) -> float:
-    seconds = _number(text)
+    seconds = command_line.number(text)
     if not seconds > 0:
         raise argparse.ArgumentTypeError(f"must be above 0, got {text!r}")
     return seconds
 
 
 def _percent(text: str) -> float:
-    percent = _number(text)
+    percent = command_line.number(text)
     if not 0 <= percent <= 100:
         raise argparse.ArgumentTypeError(f"must be from 0 to 100, got {text!r}")
     return percent

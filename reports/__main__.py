@@ -7,51 +7,25 @@ import importlib.metadata
 import math
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
+from bench import command_line
 from bench.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """0: the report is written; 2: bad input, nothing is written."""
-    options = _parser().parse_args(arguments)
-    try:
-        command: Callable[[argparse.Namespace], int] = options.command
-        return command(options)
-    except UserError as error:
-        print(f"reports: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    return command_line.run("reports", _parser().parse_args(arguments))
 
 
 # Of an interval; whoever wants a narrower one waits for ever.
 _LEAST_WIDTH = 0.001
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"reports: {message}\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m reports", description=__doc__)
-    parser.add_argument("--version", action="version", version=f"dipddpm {_version()}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(
-        name: str, command: Callable[[argparse.Namespace], int], text: str, example: str
-    ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            help=text,
-            description=text,
-            epilog=f"example: python -m reports {example}",
-        )
-        sub.set_defaults(command=command)
-        return sub
+    commands = command_line.Commands("reports", __doc__)
+    commands.parser.add_argument("--version", action="version", version=f"dipddpm {_version()}")
+    add = commands.add
 
     one = add(
         "build",
@@ -115,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "index runs",
     )
     index.add_argument("folder", metavar="FOLDER", nargs="?", default="runs", help="of runs")
-    return parser
+    return commands.parser
 
 
 def _version() -> str:
@@ -139,10 +113,7 @@ def build(options: argparse.Namespace) -> int:
 
 
 def _width(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = command_line.number(text)
     if not _LEAST_WIDTH <= value < math.inf:
         raise argparse.ArgumentTypeError(
             f"must be at least {_LEAST_WIDTH} and finite, got {text!r}"

@@ -203,7 +203,7 @@ def test_a_commit_that_cannot_be_installed_is_told(checkout: Checkout) -> None:
     checkout.commit("no such torch")
     status, _, err = checkout.run("compare", "HEAD", *FEW, "--own-environments")
     assert status == 2
-    assert err.startswith("commits: HEAD: its environment cannot be installed: ERROR: ")
+    assert err.startswith("bench.commits: HEAD: its environment cannot be installed: ERROR: ")
     assert len(err.splitlines()) == 1
 
 
@@ -252,7 +252,7 @@ def test_one_that_is_ended_leaves_nothing(
         assert status in (0, 1), err
     else:
         assert under_way.returncode == 130
-        assert err.splitlines() == ["commits: stopped"]
+        assert err.splitlines() == ["bench.commits: stopped"]
     assert not scratch.exists()
     assert checkout.state() == before
 

@@ -113,8 +113,9 @@ def test_the_halves_meet_only_where_they_may() -> None:
         if package == "reports":
             outside = {other for other in wanted if not other.startswith("reports")}
             allowed = {
-                "apart", "commits.decide", "commits.records", "costs", "errors", "noise", "records",
-                "run_folder", "speed", "stats", "templating", "terminal", "traces", "verdicts",
+                "apart", "command_line", "commits.decide", "commits.records", "costs", "errors",
+                "noise", "records", "run_folder", "speed", "stats", "templating", "terminal",
+                "traces", "verdicts",
             }  # fmt: skip
             assert outside <= {f"bench.{module}" for module in allowed}, name
 

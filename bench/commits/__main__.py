@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import shlex
 import signal
 import sys
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 from rich.table import Table
 
-from bench import terminal
+from bench import command_line, records, terminal
 from bench.commits import history
 from bench.commits.bisect import bisect
 from bench.commits.compare import COMPARISONS, Limit, Wish, compare, scratch
@@ -36,43 +33,16 @@ def main(arguments: list[str] | None = None) -> int:
     # A scheduler's end is one like Ctrl-C, and what a shell starts in the background is deaf to it.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    try:
-        command: Callable[[argparse.Namespace], int] = options.command
-        return command(options)
-    except UserError as error:
-        print(_one_line(error), file=sys.stderr)
-        return 2
-    except OSError as error:  # a disk that is full, a folder that is not ours
-        print(_one_line(f"{error.filename or 'files'}: {error.strerror}"), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(_one_line("stopped"), file=sys.stderr)
-        return 130
-
-
-def _one_line(error: object) -> str:
-    return "commits: " + " ".join(str(error).split("\n"))
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, _one_line(message) + "\n")
+    return command_line.run("bench.commits", options)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m bench.commits", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = command_line.Commands("bench.commits", __doc__)
 
     def add(
-        name: str, command: Callable[..., int], text: str, description: str, example: str
+        name: str, command: command_line.Command, text: str, description: str, example: str
     ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name, allow_abbrev=False, help=text, description=description,
-            epilog=f"example: python -m bench.commits {example}",
-        )  # fmt: skip
-        sub.set_defaults(command=command)
+        sub = commands.add(name, _with_files(command), text, example, description)
         sub.add_argument("-k", dest="keyword", default="", metavar="EXPRESSION", help="of the "
                          "benchmarks those that it fits, as pytest's -k")  # fmt: skip
         return sub
@@ -123,15 +93,24 @@ def _parser() -> argparse.ArgumentParser:
                         "slower; HEAD if not given")  # fmt: skip
     search.add_argument("--minutes", type=_minutes, default=2.0, help="for each comparison "
                         "(default: %(default)g)")  # fmt: skip
-    return parser
+    return commands.parser
+
+
+def _with_files(command: command_line.Command) -> command_line.Command:
+    """A disk that is full, or a folder that is not ours, can be mended by the user."""
+
+    def told(options: argparse.Namespace) -> int:
+        try:
+            return command(options)
+        except OSError as error:
+            raise UserError(f"{error.filename or 'files'}: {error.strerror}") from error
+
+    return told
 
 
 def _percent(text: str) -> float:
     """5 or 5% -> 0.05"""
-    try:
-        value = float(text.removesuffix("%"))
-    except ValueError:
-        value = math.nan
+    value = command_line.number(text.removesuffix("%"))
     if not 0 < value <= 1000:
         raise argparse.ArgumentTypeError(f"must be a percentage above 0, as in 5%, got {text!r}")
     return value / 100
@@ -152,10 +131,7 @@ def _processes(text: str) -> int:
 
 
 def _minutes(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = command_line.number(text)
     if not 0 < value <= 10_000:
         raise argparse.ArgumentTypeError(f"must be above 0, got {text!r}")
     return value
@@ -199,7 +175,7 @@ def compare_two(options: argparse.Namespace) -> int:
         with contextlib.suppress(OSError):
             out.rmdir()  # if it is empty
         raise
-    (out / COMPARE).write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    records.write(out / COMPARE, found)
     _show(found, screen)
     print(out / COMPARE)
     return 1 if found.regressions else 0
@@ -223,7 +199,7 @@ def show_history(options: argparse.Namespace) -> int:
     with scratch(COMPARISONS) as folder:
         found = history.record_history(repository, wish, history.Store(options.store), folder, tell)
     out = options.store.with_name(HISTORY)
-    out.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    records.write(out, found)
     subjects = {one.commit: one.subject for one in found.commits}
     for one in found.commits:
         if one.why:
