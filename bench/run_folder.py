@@ -119,9 +119,14 @@ class Run:
 
     def done(self) -> Iterator[UnitSpec]:
         """The units that are whole, in the plan's order."""
-        with os.scandir(self.folder / UNITS) as found:
-            there = {entry.name for entry in found if entry.is_dir()}
+        there = set(self._folders())
         return (spec for spec in self.plan.units if spec.unit in there)
+
+    def _folders(self) -> list[str]:
+        """Of units, done, under way and set aside; none where someone took all of them away."""
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder / UNITS) as found:
+            return sorted(entry.name for entry in found if entry.is_dir())
+        return []
 
     def units(self) -> Iterator[Unit]:
         """What the units that are whole have left, in the plan's order."""
@@ -200,10 +205,10 @@ class Run:
 
     def aside(self, *why: str, unit: str | None = None) -> Iterator[Path]:
         """The folders of attempts (at a unit) that were set aside with one of these words."""
-        for folder in sorted((self.folder / UNITS).iterdir()):
-            found = _ASIDE.fullmatch(folder.name)
+        for name in self._folders():
+            found = _ASIDE.fullmatch(name)
             if found and found["why"] in why and unit in (None, found["unit"]):
-                yield folder
+                yield self.unit_folder(name)
 
     def attempts(self, why: str) -> list[UnitSummary]:
         """Of the attempts at units that were set aside with that word.

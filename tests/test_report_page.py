@@ -332,8 +332,11 @@ def test_the_home_folder_is_not_named(toy: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_run_without_records_is_refused(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = f"no record yet; make some with: python -m bench resume {toy}"
     remove(toy, "dip", "images", "images-again")
-    assert_refused(toy, f"no record yet; make some with: python -m bench resume {toy}", capsys)
+    assert_refused(toy, said, capsys)
+    shutil.rmtree(toy / "units")
+    assert_refused(toy, said, capsys)
 
 
 def assert_refused(toy: Path, said: str, capsys: pytest.CaptureFixture[str]) -> None:
