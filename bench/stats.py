@@ -269,6 +269,16 @@ def _over_executions(
     return replace(over_replicates(values), pairs=len(measured)) if values else None
 
 
+def exponents(x: Sequence[float], ys: Sequence[Sequence[float]]) -> list[float]:
+    """The b of y = a x^b of each of many y over the same x, as `fitted_exponent` has it and a
+    hundred times as quick; none below three different x."""
+    if len(set(x)) < 3:
+        return []
+    centred = np.log(x) - np.log(x).mean()
+    found: list[float] = (np.log(ys) @ centred / (centred @ centred)).tolist()
+    return found
+
+
 def fitted_exponent(x: Sequence[float], y: Sequence[float]) -> Effect | None:
     """The b of y = a x^b by least squares on logarithms; None below three different x.
 

@@ -15,6 +15,7 @@ from bench.stats import (
     Quad,
     by_execution,
     effect_of,
+    exponents,
     fitted_exponent,
     paired_difference,
     paired_ratio,
@@ -235,6 +236,15 @@ def test_exponent_of_a_power_law() -> None:
     fit = fitted_exponent(np.exp([0.0, 1.0, 2.0]).tolist(), np.exp([0.0, 1.0, 3.0]).tolist())
     assert fit is not None and fit.low is not None
     assert fit.mean - fit.low == pytest.approx(12.706204736432095 * math.sqrt(1 / 12))
+
+
+def test_exponents_of_many_lines_are_those_of_each() -> None:
+    draw = np.random.default_rng(0)
+    x = [1.0, 3.0, 4.0, 9.0]
+    ys = draw.uniform(0.1, 10, (20, 4)).tolist()
+    fits = [fitted_exponent(x, y) for y in ys]
+    assert exponents(x, ys) == pytest.approx([fit.mean for fit in fits if fit])
+    assert exponents([1.0, 2.0, 2.0], [[1.0, 2.0, 3.0]]) == []
 
 
 def quads_of(values: np.ndarray) -> list[Quad]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from bench.stats import Effect, geometric_mean
+from bench.stats import Effect, exponents, fitted_exponent, geometric_mean
 from reports.blocks import Cell, Figure, Section, Table, raw_table
 from reports.context import COSINE, EPS_LOSS, LINEAR, LOSS_LEVELS, PER_IMAGE, TRAIN_SECONDS, Report
 from reports.effects import VERDICT_COLUMNS, missing, verdict_cells
@@ -18,7 +16,7 @@ from reports.figures.plots import Line
 from reports.figures.quality import ScalingPanel
 from reports.pairs import Key, Quantity, Side, run_cell
 from reports.tables import Outcome
-from reports.words import judged, plural, three, times
+from reports.words import interval_words, judged, plural, three, times
 
 # Of more levels the first and the last are held against each other, whether or not both occur.
 MAX_LEVELS = 6
@@ -160,36 +158,33 @@ def _lines(report: Report, axis: _Axis, quantity: Quantity) -> dict[Key, list[Li
 
 def _means(lines: Sequence[Line]) -> list[Line]:
     """The geometric means of those that have the same points, a line for each such set."""
-    by_points: dict[tuple[float, ...], list[Line]] = {}
-    for line in lines:
-        by_points.setdefault(tuple(line.x), []).append(line)
     return [
         Line(
             some[0].arm,
             x,
             [geometric_mean(values).mean for values in zip(*(one.y for one in some), strict=True)],
         )
-        for x, some in by_points.items()
+        for x, some in _by_points(lines).items()
     ]
 
 
-def _exponents(lines: Sequence[Line]) -> list[float]:
-    """The b of y = a x^b of each line of three points or more, by least squares on logarithms."""
-    by_points: dict[tuple[float, ...], list[Line]] = {}
+def _by_points(lines: Iterable[Line]) -> dict[tuple[float, ...], list[Line]]:
+    """Those over the same x."""
+    found: dict[tuple[float, ...], list[Line]] = {}
     for line in lines:
-        by_points.setdefault(tuple(line.x), []).append(line)
-    slopes: list[float] = []
-    for points, some in by_points.items():
-        if len(points) > 2:
-            x = np.log(points) - np.log(points).mean()
-            y = np.log([line.y for line in some])
-            slopes += (y @ x / (x @ x)).tolist()
-    return slopes
+        found.setdefault(tuple(line.x), []).append(line)
+    return found
 
 
 def _note(report: Report, axis: _Axis, quantity: Quantity, drawn: Sequence[Line]) -> str:
     if len(axis.levels) > 2:
-        slopes = _exponents(drawn)
+        if len(drawn) == 1 and (fit := fitted_exponent(drawn[0].x, drawn[0].y)):
+            return f"exponent {three(fit.mean)}, {interval_words(fit)}"
+        slopes = [
+            slope
+            for points, some in _by_points(drawn).items()
+            for slope in exponents(points, [line.y for line in some])
+        ]
         if slopes:
             return f"exponent {three(sum(slopes) / len(slopes))}, mean of {len(slopes)}"
     effect = axis.effect(report, quantity)
