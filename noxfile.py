@@ -25,13 +25,13 @@ def install(session: nox.Session, extra: str) -> None:
     session.install("-c", "constraints.txt", "-e", f".[{extra}]")
 
 
-def out_of(arguments: Sequence[str], default: Path) -> tuple[str, list[str]]:
-    """--out, and the other arguments: read here as the command reads it, which names the folder in
-    its last line only."""
+def option(arguments: Sequence[str], flag: str, default: Path) -> tuple[str, list[str]]:
+    """The value of a flag, and the other arguments: read here as the command reads it, which names
+    the path in its last line only."""
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    reader.add_argument("--out", default=str(default))
+    reader.add_argument(flag, dest="value", default=str(default))
     known, others = reader.parse_known_args(arguments)
-    return known.out, others
+    return known.value, others
 
 
 @nox.session
@@ -45,7 +45,7 @@ def bench(session: nox.Session) -> None:
         session.run("python", "-m", "bench", "run", *arguments)
         return
     default = RUNS / f"{Path(arguments[0]).stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    run, arguments = out_of(arguments, default)
+    run, arguments = option(arguments, "--out", default)
     # Status 1 is a run with failures in it: they are in the report, and end this session below.
     session.run("python", "-m", "bench", "run", *arguments, "--out", run, success_codes=[0, 1])
     session.run("python", "-m", "reports", "build", run)
@@ -77,7 +77,7 @@ def compare(session: nox.Session) -> None:
     """
     install(session, "bench")
     default = RUNS / "comparisons" / f"{datetime.now():%Y%m%d-%H%M%S}"
-    out, arguments = out_of(session.posargs, default)
+    out, arguments = option(session.posargs, "--out", default)
     command = ("python", "-m", "bench.commits", "compare", *arguments, "--out", out)
     if {"--help", "-h"} & set(arguments):
         session.run(*command)
@@ -98,10 +98,11 @@ def history(session: nox.Session) -> None:
     install(session, "bench")
     session.run("python", "-m", "bench.commits", "history", *session.posargs)
     if not {"--help", "-h"} & set(session.posargs):
-        reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        reader.add_argument("--store", type=Path, default=RUNS / "benchmarks" / "history.jsonl")
-        store = reader.parse_known_args(session.posargs)[0].store
-        session.run("python", "-m", "reports", "history", str(store.with_name("history.json")))
+        default = RUNS / "benchmarks" / "history.jsonl"
+        store, _ = option(session.posargs, "--store", default)
+        session.run(
+            "python", "-m", "reports", "history", str(Path(store).with_name("history.json"))
+        )
 
 
 @nox.session

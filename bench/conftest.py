@@ -44,6 +44,7 @@ Measure = Callable[..., None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """How much is measured beside the times."""
     parser.addoption(
         "--measure",
         choices=["all", "exact", "times"],
@@ -55,6 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def device() -> str:
+    """CUDA where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -64,6 +66,7 @@ def device() -> str:
 
 @pytest.fixture(scope="session")
 def context(device: str) -> Context:
+    """Of seed 0."""
     from dipddpm.config import Context
 
     return Context(device=device)
@@ -71,6 +74,7 @@ def context(device: str) -> Context:
 
 @pytest.fixture(scope="session")
 def source() -> ImageSource:
+    """The bundled objects."""
     from dipddpm.sources import bundled_objects
 
     return bundled_objects()

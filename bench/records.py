@@ -374,7 +374,7 @@ _UPGRADES = BeforeValidator(partial(upgraded, StageRow.__name__, version=SCHEMA_
 _OLD_STAGE_ROW: TypeAdapter[StageRow] = TypeAdapter(Annotated[StageRow, _UPGRADES])
 
 
-def write(path: Path, row: Row) -> None:
+def write(path: Path, row: BaseModel) -> None:
     """One row as a file, there whole or not at all."""
     unfinished = path.with_name(path.name + UNFINISHED)
     with unfinished.open("w", encoding="utf-8") as stream:
@@ -452,6 +452,7 @@ def _stage_row(text: bytes) -> StageRow:
 
 
 def first_error(error: ValueError) -> str:
+    """Where it is, and what is wrong there."""
     if not isinstance(error, ValidationError):
         return f"content: Invalid JSON: {error}"
     first = error.errors(include_url=False)[0]

@@ -21,12 +21,12 @@ from bench.commits.records import (
 )
 from bench.commits.rounds import Found, Series, run_rounds
 from bench.commits.servers import (
+    THIS_PYTHON,
     ReplicateError,
     Side,
     own_python,
     same_environment,
     serving,
-    this_python,
 )
 from bench.commits.trees import CONSTRAINTS, Repository, Tree, functions_in, tree_sha256
 from bench.errors import UserError
@@ -122,7 +122,6 @@ def compare(
     if why := _why_nothing(found, wish.keyword):
         raise UserError(f"cannot compare: {why}")
     benchmarks = tuple(_benchmark(name, one, found) for name, one in found.series.items())
-    new, failing = _missing(found)
     return Comparison(
         command=wish.command,
         started=started.isoformat(timespec="seconds"),
@@ -135,11 +134,11 @@ def compare(
         equal_within=wish.margins.equal,
         least=wish.margins.least,
         benchmarks=benchmarks,
-        new=new,
+        new=_alone(found, "base"),
         removed=() if wish.keyword else tuple(sorted(removed)),
-        failing=failing,
+        failing=_listed(found.failed["head"]),
         stopped=found.stopped,
-        regressions=tuple(_regressions(benchmarks, _broken(found), wish)),
+        regressions=tuple(_regressions(benchmarks, _alone(found, "head"), wish)),
     )  # fmt: skip
 
 
@@ -163,7 +162,7 @@ def _sides(
         }
         environment = "each commit in an environment of its own, so that what they ask for counts"
     else:
-        pythons = dict.fromkeys(trees, this_python())
+        pythons = dict.fromkeys(trees, THIS_PYTHON)
         environment = "this environment for both"
         if not same_environment(repository, base, head):
             environment += (
@@ -209,21 +208,20 @@ def _counted(series: Series) -> tuple[Counted, Counted]:
     return Counted(base=flops[0], head=flops[1]), Counted(base=peaks[0], head=peaks[1])
 
 
-def _missing(found: Found) -> tuple[tuple[Missing, ...], tuple[Missing, ...]]:
-    """What the base alone cannot run, and what head cannot."""
-    base, head = found.failed["base"], found.failed["head"]
-    new = {name: why for name, why in base.items() if name not in head}
-    return _listed(new), _listed(head)
+def _alone(found: Found, side: SideName) -> tuple[Missing, ...]:
+    """What this side cannot run, and the other can; of a file that cannot be imported, the file."""
+    other = found.failed["head" if side == "base" else "base"]
+    return _listed(
+        {
+            name: why
+            for name, why in found.failed[side].items()
+            if name not in other and name.partition("::")[0] not in other
+        }
+    )
 
 
 def _listed(failed: Mapping[str, str]) -> tuple[Missing, ...]:
     return tuple(Missing(name=name, why=why[:500]) for name, why in sorted(failed.items()))
-
-
-def _broken(found: Found) -> tuple[Missing, ...]:
-    """What head cannot run, and base can."""
-    base, head = found.failed["base"], found.failed["head"]
-    return _listed({name: why for name, why in head.items() if name not in base})
 
 
 def _why_nothing(found: Found, keyword: str) -> str:

@@ -20,7 +20,7 @@ from bench.commits.compare import TIMEOUT
 from bench.commits.records import VERSION, Change, Commit, History, Line, Stored
 from bench.commits.replicate import Measured
 from bench.commits.rounds import SECONDS
-from bench.commits.servers import ReplicateError, Servers, Side, serving, this_python
+from bench.commits.servers import THIS_PYTHON, ReplicateError, Servers, Side, serving
 from bench.commits.trees import Repository, Tree
 from bench.errors import UserError
 from bench.records import first_error
@@ -143,7 +143,7 @@ def _sides(
         except UserError as error:
             commits.append(Commit(commit=name, subject="", why=str(error)))
             continue
-        sides[name] = Side.taken(repository, tree, folder / name, this_python())
+        sides[name] = Side.taken(repository, tree, folder / name, THIS_PYTHON)
         commits.append(Commit(commit=name, subject=tree.subject[:200]))
     return sides, commits
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.errors import UserError
-from bench.records import first_error
+from bench.records import content_of, first_error
 
 # 1: the first.
 VERSION: Final = 1
 COMPARE, HISTORY = "compare.json", "history.json"
-_MAX_BYTES = 2**26
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -22,7 +22,14 @@ SideName = Literal["base", "head"]
 Word = Literal["slower", "faster", "equal", "not distinguishable", "too few rounds"]
 
 
+def label_of(commit: str, changes: Sequence[str]) -> str:
+    """abc123456, or abc123456 with uncommitted changes."""
+    return f"{commit[:9]}{' with uncommitted changes' if changes else ''}"
+
+
 class Stored(BaseModel):
+    """Base of all that is kept here."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -38,7 +45,7 @@ class StoredTree(Stored):
 
     @property
     def label(self) -> str:
-        return f"{self.commit[:9]}{' with uncommitted changes' if self.changes else ''}"
+        return label_of(self.commit, self.changes)
 
 
 class Decision(Stored):
@@ -191,10 +198,6 @@ Found = TypeVar("Found", Comparison, History)
 def read(path: Path, kind: type[Found]) -> Found:
     """Raises UserError, naming the file and the field, if it is not what it should be."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise UserError(f"{path}: must be of at most {_MAX_BYTES} bytes")
-        return kind.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+        return kind.model_validate_json(content_of(path))
     except ValidationError as error:
         raise UserError(f"{path}: {first_error(error)}") from error

@@ -19,6 +19,8 @@ from bench.commits.trees import CONSTRAINTS, LIBRARY, Repository, Tree, tree_sha
 from bench.errors import UserError
 from bench.lifeline import interrupts_held
 
+THIS_PYTHON = Path(sys.executable)
+
 
 class ReplicateError(Exception):
     """A process that measures died, or ran for too long."""
@@ -81,9 +83,7 @@ class Servers:
         try:
             return Replicate.model_validate_json(out.read_bytes())
         except (OSError, ValidationError) as error:
-            raise ReplicateError(
-                f"{side.tree.name}: no answer that can be read: {error}"
-            ) from error
+            raise ReplicateError(f"{side.tree.name}: no answer that can be read") from error
 
     def start(self, side: Side) -> subprocess.Popen[str]:
         """The server for a side, when it has loaded what it loads: at once if there is one.
@@ -172,12 +172,9 @@ def own_python(repository: Repository, tree: Tree, into: Path) -> Path:
     return python
 
 
-def this_python() -> Path:
-    return Path(sys.executable)
-
-
 @contextlib.contextmanager
 def serving(harness: Path, scratch: Path, timeout: int) -> Iterator[Servers]:
+    """Servers that end with the block."""
     servers = Servers(harness, scratch, timeout)
     try:
         yield servers

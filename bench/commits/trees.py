@@ -14,6 +14,7 @@ import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.commits.records import label_of
 from bench.errors import UserError
 
 LIBRARY = "dipddpm"
@@ -40,8 +41,8 @@ class Tree:
 
     @property
     def label(self) -> str:
-        """abc1234, or abc1234 with changes."""
-        return f"{self.commit[:9]}{' with uncommitted changes' if self.changes else ''}"
+        """As `label_of` has it."""
+        return label_of(self.commit, self.changes)
 
 
 @dataclass(frozen=True)
